@@ -1,0 +1,1 @@
+"""OpenSeg-R: open-vocabulary segmentation with step-by-step visual reasoning (MAFT+ segmentor)."""
