@@ -1,0 +1,131 @@
+"""Reading weights: MAFT+ checkpoints (.pth) and safetensors, without ever running code that a file carries."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .seeding import SEEDED, seed_module
+
+logger = logging.getLogger(__name__)
+
+TRAINING_ONLY_PREFIXES = ("backbone_t.",)
+"""Entries of published checkpoints that evaluation neither builds nor needs: the frozen teacher."""
+
+_LISTED = 4
+_GET_WEIGHTS = "see pretrained/README.md for where to get the published files"
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict on the CPU.
+
+    Args:
+        path: a .safetensors file, or a .pth/.pt file that holds a state dict or a dictionary with one under "model"
+            (training states beside it are ignored).
+
+    Returns:
+        Name -> tensor, with a leading "module." (from DistributedDataParallel) taken off.
+
+    Raises:
+        UserError: the file is missing, truncated, a git-lfs pointer, a web page, carries code, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file; {_GET_WEIGHTS}, or set MODEL.WEIGHTS to your own")
+    _refuse_impostors(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
+    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _refuse_impostors(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise UserError(f"{path}: the file is empty; download it again ({_GET_WEIGHTS})")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a git-lfs pointer, not the weights; run 'git lfs pull' where it came from")
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path}: a web page, not weights (the download was refused); {_GET_WEIGHTS}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error}); download it again") from error
+
+
+def _read_pickle(path: Path) -> object:
+    # Checkpoints of other numpy versions hold scalars (learning rates) as numpy objects: plain data, hence admitted.
+    plain_numpy = [np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+    try:
+        with torch.serialization.safe_globals(plain_numpy):
+            # Memory-mapped reading leaves the optimiser's state of a training checkpoint on the disk.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) and "lobal" in str(error):
+            raise UserError(
+                f"{path}: refused, the pickle carries code or objects other than weights; "
+                "convert it to .safetensors, or save its state dict alone"
+            ) from error
+        raise _truncated(path) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _truncated(path) from error
+
+
+def _truncated(path: Path) -> UserError:
+    return UserError(f"{path}: truncated, or not a PyTorch checkpoint; download it again ({_GET_WEIGHTS})")
+
+
+def load_model_weights(model: nn.Module, weights: str | Path) -> None:
+    """Fill `model` from `weights`, strictly: every name and shape must fit, the training-only teacher aside.
+
+    Args:
+        model: the network; its device and dtypes stay.
+        weights: a path, or "seeded" for the stand-in weights of `maft.seeding`.
+
+    Raises:
+        UserError: nothing is named, or the file cannot be read or is of another model or size.
+    """
+    if not str(weights):
+        raise UserError("MODEL.WEIGHTS: empty; name a checkpoint, or 'seeded' for meaningless stand-in weights")
+    if str(weights) == SEEDED:
+        logger.warning("MODEL.WEIGHTS is 'seeded': random stand-in weights, the segmentation MEANS NOTHING")
+        seed_module(model)
+        return
+    state = {
+        name: value for name, value in load_weights(weights).items() if not name.startswith(TRAINING_ONLY_PREFIXES)
+    }
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''})"
+        for what, names in (("of another size", reshaped), ("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{weights}: not a checkpoint of this model: {'; '.join(problems)}; "
+            "check that --config-file fits the weights (base, large, panoptic)"
+        )
+    model.load_state_dict(state)
+    logger.info("loaded %d entries from %s", len(state), weights)
