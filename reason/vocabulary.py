@@ -1,0 +1,270 @@
+"""Vocabularies: the classes of a data set, with the names they are prompted by.
+
+A vocabulary file is one JSON object, `{"vocabulary": name, "title": text, "classes": [...]}`; a class is
+`{"index": int, "dataset_id": int, "name": text, "synonyms": [text, ...], "thing": bool, "color": [r, g, b]}` of which
+only `name` and `synonyms` are required. The benchmarks' files lie in `datasets/vocabularies/`. A user's own classes may
+also come as text: see `parse_vocabulary`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reason.jsonfile import JsonError, read_json, write_text
+
+
+class VocabularyError(ValueError):
+    """A vocabulary that cannot be used; one line that names the file, the class and the field."""
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class of a vocabulary.
+
+    Attributes:
+        index: position in the vocabulary, and the value of its pixels in a prepared label map.
+        name: the data set's own name of the class (may hold commas: "building, edifice").
+        synonyms: the names it is prompted by, in order; repeated entries are kept, since they count as prompt rows.
+        thing: countable.
+        color: RGB in [0, 255] for pictures, or None.
+        dataset_id: the identifier the data set's release uses, or None.
+    """
+
+    index: int
+    name: str
+    synonyms: tuple[str, ...]
+    thing: bool = False
+    color: tuple[int, int, int] | None = None
+    dataset_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes in label order.
+
+    Attributes:
+        name: short name, which is also the name of its folder in `reason_data/image_reason/<model>/`.
+        title: name for people.
+        classes: class i has index i.
+    """
+
+    name: str
+    title: str
+    classes: tuple[VocabularyClass, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The data set's own class names, in label order."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def synonyms(self) -> tuple[tuple[str, ...], ...]:
+        """The prompt names of every class, in label order."""
+        return tuple(entry.synonyms for entry in self.classes)
+
+    @property
+    def thing_indices(self) -> frozenset[int]:
+        """Indices of the countable classes."""
+        return frozenset(entry.index for entry in self.classes if entry.thing)
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """One RGB colour in [0, 255] per class: the data set's where it has one, else one made from the index."""
+        return tuple(entry.color or spread_color(entry.index) for entry in self.classes)
+
+
+def spread_color(index: int) -> tuple[int, int, int]:
+    """A colour for class `index` by the bit-reversal rule of the PASCAL VOC palette; never black."""
+    number, channels = index + 1, [0, 0, 0]
+    for bit in range(7, -1, -1):
+        for channel in range(3):
+            channels[channel] |= ((number >> channel) & 1) << bit
+        number >>= 3
+    return channels[0], channels[1], channels[2]
+
+
+def split_synonyms(text: str) -> tuple[str, ...]:
+    """The prompt names in a comma list: ", " counts as ",", and nothing else is stripped (NUMERICS.md, "Sentences")."""
+    return tuple(text.replace(", ", ",").split(","))
+
+
+def vocabulary_folder() -> Path:
+    """Where the benchmarks' vocabularies lie: `datasets/vocabularies` of this repository."""
+    return Path(__file__).resolve().parent.parent / "datasets" / "vocabularies"
+
+
+def known_vocabularies() -> tuple[str, ...]:
+    """Names of the vocabularies in `vocabulary_folder()`, sorted."""
+    return tuple(sorted(path.stem for path in vocabulary_folder().glob("*.json")))
+
+
+def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """Read a vocabulary.
+
+    Args:
+        name_or_path: the name of a benchmark's vocabulary ("pc59"), the path of a JSON file as described above, or the
+            path of a text file with one class a line.
+
+    Raises:
+        VocabularyError: unknown name, or a file that is malformed; says which class and field.
+    """
+    path = Path(name_or_path)
+    bare = isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix
+    if bare:
+        own = vocabulary_folder() / f"{name_or_path}.json"
+        if own.is_file():
+            path = own
+        elif not path.is_file():
+            known = ", ".join(known_vocabularies()) or "none found"
+            raise VocabularyError(f"{name_or_path}: no such vocabulary; known are {known}; or give the path of a file")
+    if path.suffix.lower() == ".json":
+        try:
+            document = read_json(path)
+        except JsonError as error:
+            raise VocabularyError(f"{path}: {error}") from error
+        return vocabulary_from_json(document, where=str(path), name=path.stem)
+    return _from_lines(_read_lines(path), name=path.stem, where=str(path))
+
+
+def parse_vocabulary(text: str, *, name: str = "custom") -> Vocabulary:
+    """A user's own classes from one text.
+
+    `"cat, dog, sofa"` is three classes. With semicolons or line breaks these part the classes and commas part the
+    synonyms of one: `"cat, kitten; dog, puppy"` is two classes of two names each. Blank lines and lines that start with
+    `#` are skipped.
+
+    Raises:
+        VocabularyError: no class, an empty name, or a class twice.
+    """
+    if re.search(r"[;\n]", text):
+        return _from_lines(re.split(r"[;\n]", text), name=name, where="the list of classes")
+    classes = [part.strip() for part in text.split(",")]
+    if not classes[-1]:  # a trailing comma is no class
+        classes.pop()
+    return _build(((part, (part,)) for part in classes), name, "the list of classes")
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise VocabularyError(
+            f"{path}: cannot be read as a vocabulary ({problem}); give a .json file or a text file of one class a line"
+        ) from error
+
+
+def _from_lines(lines: Iterable[str], *, name: str, where: str) -> Vocabulary:
+    kept = [line.strip() for line in lines]
+    kept = [line for line in kept if line and not line.startswith("#")]
+    entries = []
+    for line in kept:
+        synonyms = tuple(part.strip() for part in line.split(","))
+        entries.append((synonyms[0], synonyms))
+    return _build(entries, name, where)
+
+
+def _build(entries: Iterable[tuple[str, Sequence[str]]], name: str, where: str) -> Vocabulary:
+    classes: list[dict[str, Any]] = [{"name": first, "synonyms": list(synonyms)} for first, synonyms in entries]
+    return vocabulary_from_json({"vocabulary": name, "title": name, "classes": classes}, where=where, name=name)
+
+
+def vocabulary_from_json(document: Any, *, where: str, name: str = "custom") -> Vocabulary:
+    """A vocabulary from the value of a vocabulary file.
+
+    Args:
+        document: the JSON value.
+        where: what to call the source in messages.
+        name: the vocabulary's name where the document has none.
+
+    Raises:
+        VocabularyError: naming `where`, the class and the field.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
+        raise VocabularyError(f'{where}: no list "classes"; write {{"vocabulary": …, "classes": [{{"name": …}}, …]}}')
+    if not document["classes"]:
+        raise VocabularyError(f"{where}: no class in it; name at least one")
+    title = document.get("title", document.get("vocabulary", name))
+    own_name = document.get("vocabulary", name)
+    if not isinstance(own_name, str) or not isinstance(title, str):
+        raise VocabularyError(f'{where}: "vocabulary" and "title" must be texts')
+    classes = tuple(_class(entry, index, where) for index, entry in enumerate(document["classes"]))
+    first: dict[str, int] = {}
+    for entry in classes:
+        if entry.name in first:
+            raise VocabularyError(
+                f"{where}: class {entry.index}, field 'name': {entry.name!r} is class {first[entry.name]} already; "
+                "names must differ"
+            )
+        first[entry.name] = entry.index
+    return Vocabulary(own_name, title, classes)
+
+
+def _class(entry: Any, index: int, where: str) -> VocabularyClass:
+    def fail(field: str, problem: str) -> VocabularyError:
+        label = entry.get("name") if isinstance(entry, dict) else None
+        return VocabularyError(f"{where}: class {index} ({label!r}), field {field!r}: {problem}")
+
+    if not isinstance(entry, dict):
+        raise VocabularyError(f'{where}: class {index} is no object; write {{"name": …, "synonyms": […]}}')
+    class_name = entry.get("name")
+    if not isinstance(class_name, str) or not _is_text(class_name):
+        raise fail("name", "must be a text that is not empty")
+    synonyms = entry.get("synonyms")
+    if not isinstance(synonyms, list) or not synonyms:
+        raise fail("synonyms", "must be a list of at least one name; repeat the class name if there is no other")
+    for synonym in synonyms:
+        if not _is_text(synonym) or "," in synonym:
+            raise fail("synonyms", f"{synonym!r} must be a text that is not empty and holds no comma; split it in two")
+    if entry.get("index", index) != index or isinstance(entry.get("index"), bool):
+        raise fail("index", f"is {entry['index']!r}, its place in the list is {index}; sort the list by index")
+    thing = entry.get("thing", False)
+    if not isinstance(thing, bool):
+        raise fail("thing", "must be true or false")
+    dataset_id = entry.get("dataset_id")
+    if dataset_id is not None and (isinstance(dataset_id, bool) or not isinstance(dataset_id, int)):
+        raise fail("dataset_id", "must be an integer")
+    return VocabularyClass(index, class_name, tuple(synonyms), thing, _color(entry.get("color"), fail), dataset_id)
+
+
+def _color(value: Any, fail: Any) -> tuple[int, int, int] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in value)
+    if not whole or len(value) != 3 or not all(0 <= c <= 255 for c in value):
+        raise fail("color", "must be three integers from 0 to 255")
+    return value[0], value[1], value[2]
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def dump_vocabulary(vocabulary: Vocabulary, path: str | Path) -> None:
+    """Write `vocabulary` as a JSON file of one class a line, which `load_vocabulary` reads back equal."""
+    lines = []
+    for entry in vocabulary.classes:
+        fields: dict[str, Any] = {"index": entry.index, "name": entry.name, "synonyms": list(entry.synonyms)}
+        fields["thing"] = entry.thing
+        if entry.dataset_id is not None:
+            fields["dataset_id"] = entry.dataset_id
+        if entry.color is not None:
+            fields["color"] = list(entry.color)
+        lines.append("  " + json.dumps(fields, ensure_ascii=False))
+    head = f'{{"vocabulary": {json.dumps(vocabulary.name, ensure_ascii=False)}, '
+    head += f'"title": {json.dumps(vocabulary.title, ensure_ascii=False)}, "classes": [\n'
+    write_text(Path(path), head + ",\n".join(lines) + "\n]}\n")
