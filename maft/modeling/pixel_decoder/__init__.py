@@ -1,0 +1,1 @@
+"""Pixel decoder: multi-scale features in, encoder maps and mask features out."""
