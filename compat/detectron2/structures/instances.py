@@ -1,0 +1,123 @@
+"""The instances of one image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+
+__all__ = ["Instances"]
+
+
+class Instances:
+    """Equally long fields (scores, classes, masks, ...) of the instances in one image, as attributes.
+
+    Args:
+        image_size: height and width in pixels.
+        kwargs: fields.
+    """
+
+    def __init__(self, image_size: tuple[int, int], **kwargs: Any) -> None:
+        self._image_size = image_size
+        self._fields: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            self.set(name, value)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._image_size
+
+    def __setattr__(self, name: str, val: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, val)
+        else:
+            self.set(name, val)
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling asks for attributes before _fields exists.
+        if name == "_fields" or name not in self._fields:
+            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+        return self._fields[name]
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a field; AssertionError if its length is not that of the others."""
+        length = len(value)
+        assert not self._fields or length == len(self), (
+            f"a field of length {length} ('{name}') does not fit Instances of length {len(self)}"
+        )
+        self._fields[name] = value
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a field."""
+        return name in self._fields
+
+    def remove(self, name: str) -> None:
+        """Remove a field; KeyError if there is none."""
+        del self._fields[name]
+
+    def get(self, name: str) -> Any:
+        """A field; KeyError if there is none."""
+        return self._fields[name]
+
+    def get_fields(self) -> dict[str, Any]:
+        """All fields by name: the dict itself, no copy."""
+        return self._fields
+
+    def to(self, *args: Any, **kwargs: Any) -> Instances:
+        """The same instances, with `to` called on every field that has it."""
+        moved = {k: v.to(*args, **kwargs) if hasattr(v, "to") else v for k, v in self._fields.items()}
+        return Instances(self._image_size, **moved)
+
+    def __getitem__(self, item: Any) -> Instances:
+        """Some of the instances: an int picks one, anything else indexes every field."""
+        if type(item) is int:
+            if not -len(self) <= item < len(self):
+                raise IndexError("Instances index out of range!")
+            item = slice(item, None, len(self))  # a slice keeps the field's first axis
+        return Instances(self._image_size, **{k: v[item] for k, v in self._fields.items()})
+
+    def __len__(self) -> int:
+        for value in self._fields.values():
+            return len(value)
+        raise NotImplementedError("Instances without fields have no length")
+
+    def __iter__(self) -> NoReturn:
+        raise NotImplementedError("Instances cannot be iterated over: index them")
+
+    @staticmethod
+    def cat(instance_lists: Sequence[Instances]) -> Instances:
+        """All instances of several objects of one image size, one after the other; the first one's fields.
+
+        Raises:
+            AssertionError: nothing given, or sizes that differ.
+            ValueError: a field of a type that cannot be joined.
+        """
+        assert len(instance_lists) > 0 and all(isinstance(one, Instances) for one in instance_lists)
+        first = instance_lists[0]
+        if len(instance_lists) == 1:
+            return first
+        assert all(one.image_size == first.image_size for one in instance_lists), "images of different sizes"
+        joined = {name: _join([one.get(name) for one in instance_lists]) for name in first.get_fields()}
+        return Instances(first.image_size, **joined)
+
+    def __str__(self) -> str:
+        height, width = self._image_size
+        fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
+        return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
+
+    __repr__ = __str__
+
+
+def _join(values: list[Any]) -> Any:
+    """One field of several Instances as one."""
+    kind = type(values[0])
+    if isinstance(values[0], torch.Tensor):
+        return torch.cat(values)
+    if isinstance(values[0], list):
+        return list(itertools.chain.from_iterable(values))
+    if hasattr(kind, "cat"):
+        return kind.cat(values)
+    raise ValueError(f"fields of type {kind} cannot be joined")

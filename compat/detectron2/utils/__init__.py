@@ -1,0 +1,1 @@
+"""Processes, paths, logging, seeds and registries."""

@@ -1,0 +1,5 @@
+"""Name to object registries (fvcore's)."""
+
+from fvcore.common.registry import Registry
+
+__all__ = ["Registry"]
