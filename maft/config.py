@@ -1,0 +1,163 @@
+"""The config keys of this project, each with its meaning, beside detectron2's own.
+
+Keys that the reference's yaml files may set but that no part of this version reads are listed apart (`ACCEPTED`), so that
+those files load unchanged and nobody tunes a key without effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+KEYS: dict[str, tuple[Any, str]] = {
+    # Reasons
+    "MODEL.TEST_CLASS_REASON_JSON": (
+        "reason_data/general_reason/ade150_class_reason.json",
+        "generic reasons of the vocabulary: for images without a file of their own",
+    ),
+    "MODEL.REASON_DIR": (
+        "reason_data/image_reason/Qwen2.5-VL-72B-Instruct-AWQ",
+        "folder of the image-specific reasons; looked for as given and under the data-set root",
+    ),
+    "MODEL.REASON_DATA": ("", "sub-folder of REASON_DIR, one a vocabulary: pc59, ade150, ..."),
+    "MODEL.NUM_DES": (5, "attributes a class that become prompts; the published results use 3"),
+    "MODEL.CLIP_TYPE": ("Convnext-B", "sub-folder of the reference's feature files: Convnext-B or Convnext-L"),
+    "MODEL.REASON.MODE": (
+        "reference",
+        "how sentences fold into rows: 'reference' as published, 'aligned' attribute by attribute",
+    ),
+    "MODEL.REASON.FALLBACK": ("generic", "an image without reasons: 'generic' ones, counted, or an 'error'"),
+    "MODEL.REASON.TEMPLATES": ("vild", "name of the set of prompt templates"),
+    "MODEL.REASON.FEATURE_DIR": ("reason_data/image_reason_feat", "the reference's JSON feature files; '' reads none"),
+    "MODEL.REASON.BANK_DIR": ("reason_data/text_bank", "where sentence features are kept for good; '' keeps none"),
+    "MODEL.REASON.BANK_DTYPE": ("float32", "how they are stored: float32 or float16"),
+    # CLIP and the transfer
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME": ("convnext_large_d_320", "open_clip architecture, or a file of configs/clip/"),
+    "MODEL.FC_CLIP.EMBED_DIM": (768, "width of CLIP's shared space"),
+    "MODEL.cdt_params": ([768, 8], "width and heads of the content-dependent transfer"),
+    # Mask decoder
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": ("MultiScaleMaskedTransformerDecoder", "registered decoder"),
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (100, "masks an image"),
+    "MODEL.MASK_FORMER.HIDDEN_DIM": (256, "width of the queries"),
+    "MODEL.MASK_FORMER.NHEADS": (8, "attention heads of decoder and pixel decoder"),
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": (2048, "width of the decoder's feed-forward layers"),
+    "MODEL.MASK_FORMER.DEC_LAYERS": (6, "predictions of the decoder: one more than its layers"),
+    "MODEL.MASK_FORMER.DROPOUT": (0.1, "dropout of the pixel decoder, in training"),
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": (0.1, "weight of void in the classification loss"),
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (32, "images are zero-padded to a multiple of this"),
+    # Pixel decoder
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("BasePixelDecoder", "registered pixel decoder"),
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": (256, "channels of the mask features"),
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": (0, "layers of the deformable encoder"),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": (
+        ["res3", "res4", "res5"],
+        "features that the deformable encoder sees",
+    ),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": (4, "sampling points a head and level"),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": (8, "heads of the deformable attention"),
+    # Results
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": (True, "give class maps"),
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": (False, "give panoptic segments; also selects the panoptic transfer"),
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": (False, "give instances"),
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": (0.0, "panoptic: a query counts above this probability"),
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": (0.0, "panoptic: part of its mask that a segment must keep"),
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": (
+        False,
+        "resize masks instead of class maps to the picture's size (always so with panoptic or instance results)",
+    ),
+    "TEST.BATCH_SIZE": (1, "images a batch and process; results do not depend on it"),
+    "TEST.SAVE_PREDICTIONS": (False, "write every prediction under OUTPUT_DIR/inference/<data set>/"),
+    # Data
+    "INPUT.DATASET_MAPPER_NAME": (
+        "mask_former_semantic",
+        "what is evaluated: mask_former_semantic class maps, coco_panoptic_lsj panoptic segments",
+    ),
+}
+"""Key -> default and meaning of the keys that this version reads."""
+
+ACCEPTED: dict[str, Any] = {
+    # The reference carries this one through its constructor and never opens the file.
+    "MODEL.CLASS_NAME_JSON": None,
+    "MODEL.DATASET_NAME": "openvocab_ade20k_full_sem_seg_val",
+    "MODEL.relu": "relu",
+    # CLIP's weights are part of every checkpoint, so evaluation does not need them apart.
+    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "laion2b_s29b_b131k_ft_soup",
+    # FC-CLIP's ensemble with the decoder's classes, which MAFT+ does without.
+    "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA": 0.4,
+    "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA": 0.8,
+    "MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK": False,
+    # Training.
+    "MODEL.rc_weights": None,
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+    "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
+    "INPUT.SIZE_DIVISIBILITY": -1,
+    "INPUT.IMAGE_SIZE": 1024,
+    "INPUT.MIN_SCALE": 0.1,
+    "INPUT.MAX_SCALE": 2.0,
+    "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    # Of other networks that the yaml files descend from.
+    "MODEL.MASK_FORMER.ENC_LAYERS": 0,
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
+    "MODEL.RESNETS.RES4_DILATION": 1,
+    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],
+    "MODEL.RESNETS.STEM_TYPE": "deeplab",
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "hard_pixel_mining",
+    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 256,
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
+    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
+    "MODEL.SWIN.PATCH_SIZE": 4,
+    "MODEL.SWIN.EMBED_DIM": 96,
+    "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
+    "MODEL.SWIN.NUM_HEADS": [3, 6, 12, 24],
+    "MODEL.SWIN.WINDOW_SIZE": 7,
+    "MODEL.SWIN.MLP_RATIO": 4.0,
+    "MODEL.SWIN.QKV_BIAS": True,
+    "MODEL.SWIN.QK_SCALE": None,
+    "MODEL.SWIN.DROP_RATE": 0.0,
+    "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
+    "MODEL.SWIN.DROP_PATH_RATE": 0.3,
+    "MODEL.SWIN.APE": False,
+    "MODEL.SWIN.PATCH_NORM": True,
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SWIN.USE_CHECKPOINT": False,
+}
+"""Key -> default of the keys that are accepted for the reference's yaml files and have no effect at evaluation."""
+
+CHOICES = {
+    "MODEL.REASON.MODE": ("reference", "aligned"),
+    "MODEL.REASON.FALLBACK": ("generic", "error"),
+    "MODEL.REASON.BANK_DTYPE": ("float32", "float16"),
+    "INPUT.DATASET_MAPPER_NAME": ("mask_former_semantic", "coco_panoptic_lsj"),
+}
+"""Key -> the values it may have."""
+
+
+def add_maft_config(cfg: CfgNode) -> None:
+    """Add every key of `KEYS` and `ACCEPTED` with its default to a config of detectron2, in place."""
+    defaults = {key: default for key, (default, _) in KEYS.items()} | ACCEPTED
+    for key, default in defaults.items():
+        *parents, leaf = key.split(".")
+        node = cfg
+        for parent in parents:
+            if parent not in node:
+                node[parent] = CfgNode()
+            node = node[parent]
+        node[leaf] = list(default) if isinstance(default, list) else default

@@ -1,0 +1,200 @@
+"""From scores and masks to results: pure functions on one image (NUMERICS.md, "Results").
+
+Shapes: Q queries, K attributes, C covered classes, V classes of the vocabulary. With plain class names C is V and there is
+no K; with image-specific reasons the covered classes are those that the reasons name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_CLASSES_AT_ONCE = 64
+"""Classes whose full-size maps are held at a time: 64 maps of 800 x 1216 take 250 MB, those of A-847 would take 3.3 GB."""
+
+
+class Segment(TypedDict):
+    """One segment of a panoptic result, as detectron2 names its fields."""
+
+    id: int
+    isthing: bool
+    category_id: int
+
+
+def crop_and_resize(maps: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Take the padding off and resize bilinearly.
+
+    Args:
+        maps: (N, H, W) of the padded input.
+        image_size: (height, width) of the input without padding.
+        size: (height, width) of the result.
+
+    Returns:
+        (N, *size).
+    """
+    cropped = maps[:, : image_size[0], : image_size[1]]
+    if tuple(cropped.shape[-2:]) == tuple(size):
+        return cropped
+    return F.interpolate(cropped[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+def scatter_classes(values: Tensor, class_index: Sequence[int] | None, num_classes: int, dim: int) -> Tensor:
+    """Spread the covered classes over the vocabulary; classes that are not covered get zeros.
+
+    Args:
+        values: any shape with C at `dim`.
+        class_index: the C covered classes in the vocabulary, or None where all are covered.
+        num_classes: V.
+        dim: the axis of the classes.
+    """
+    if class_index is None:
+        return values
+    shape = list(values.shape)
+    shape[dim] = num_classes
+    index = torch.as_tensor(class_index, device=values.device)
+    return values.new_zeros(shape).index_copy_(dim, index, values)
+
+
+def semantic_map(
+    log_scores: Tensor,
+    mask_logits: Tensor,
+    class_index: Sequence[int] | None,
+    num_classes: int,
+    image_size: Sequence[int],
+    size: Sequence[int],
+) -> Tensor:
+    """Class maps: every query spreads its class probabilities over its mask.
+
+    Args:
+        log_scores: (Q, K, C + 1) or (Q, C + 1), void last.
+        mask_logits: (Q, H, W), of the padded input, or of the result (then image_size equals size).
+        class_index, num_classes: see `scatter_classes`.
+        image_size, size: see `crop_and_resize`.
+
+    Returns:
+        (V, *size) float, zero for classes that are not covered; not probabilities, the largest one counts.
+    """
+    probabilities = log_scores.softmax(dim=-1)[..., :-1]
+    if probabilities.dim() == 3:
+        # Averaging over attributes before or after the sum over queries is the same; before, it costs one K-th.
+        probabilities = probabilities.mean(dim=1)
+    masks = mask_logits.sigmoid()
+    result = masks.new_zeros((num_classes, *size))
+    covered = range(num_classes) if class_index is None else class_index
+    for start in range(0, len(covered), _CLASSES_AT_ONCE):
+        part = slice(start, start + _CLASSES_AT_ONCE)
+        maps = torch.einsum("qc,qhw->chw", probabilities[:, part], masks)
+        index = torch.as_tensor(list(covered[part]), device=result.device)
+        result.index_copy_(0, index, crop_and_resize(maps, image_size, size))
+    return result
+
+
+def query_probabilities(log_scores: Tensor) -> Tensor:
+    """Class probabilities of every query, void last: with reasons, softmax of the mean over attributes.
+
+    Args:
+        log_scores: (Q, K, C + 1) or (Q, C + 1).
+
+    Returns:
+        (Q, C + 1).
+    """
+    mean = log_scores.mean(dim=1) if log_scores.dim() == 3 else log_scores
+    return mean.softmax(dim=-1)
+
+
+def panoptic_segments(
+    log_scores: Tensor,
+    mask_logits: Tensor,
+    class_index: Sequence[int] | None,
+    num_classes: int,
+    things: Collection[int],
+    *,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> tuple[Tensor, list[Segment]]:
+    """Panoptic assembly of Mask2Former (section 3.3 of MaskFormer).
+
+    Args:
+        log_scores: (Q, K, C + 1) with reasons or (Q, C + 1) without.
+        mask_logits: (Q, H, W) of the result's size.
+        class_index, num_classes: see `scatter_classes`.
+        things: indices of the countable classes; the others are merged into one segment a class.
+        object_mask_threshold: a query counts if its best class is likelier than this.
+        overlap_threshold: a segment stays if at least this part of its own mask is left to it.
+
+    Returns:
+        (H, W) int32 of segment ids, 0 where there is none, and the segments in the order of their ids.
+    """
+    probabilities = query_probabilities(log_scores)
+    if log_scores.dim() == 3:
+        probabilities = scatter_classes(probabilities[:, :-1], class_index, num_classes, dim=1)
+    scores, classes = probabilities.max(dim=-1)
+    # Without reasons void takes part in the maximum, as class number V, and its queries are dropped.
+    kept = (scores > object_mask_threshold) & (classes != num_classes)
+    masks = mask_logits[kept].sigmoid()
+    panoptic = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
+    segments: list[Segment] = []
+    if not len(masks):
+        return panoptic, segments
+    owner = (scores[kept][:, None, None] * masks).argmax(dim=0)
+    stuff_ids: dict[int, int] = {}
+    for query, category in enumerate(classes[kept].tolist()):
+        own, mask = owner == query, masks[query] >= 0.5
+        area, mask_area = int(own.sum()), int(mask.sum())
+        visible = own & mask
+        if not mask_area or not visible.any() or area / mask_area < overlap_threshold:
+            continue
+        if category in stuff_ids:
+            panoptic[visible] = stuff_ids[category]
+            continue
+        segment = Segment(id=len(segments) + 1, isthing=category in things, category_id=category)
+        segments.append(segment)
+        panoptic[visible] = segment["id"]
+        if not segment["isthing"]:
+            stuff_ids[category] = segment["id"]
+    return panoptic, segments
+
+
+class InstanceArrays(TypedDict):
+    """Instances of one image, best first.
+
+    masks: (N, H, W) bool; scores: (N,) float in [0, 1]; classes: (N,) int64 indices of the vocabulary.
+    """
+
+    masks: Tensor
+    scores: Tensor
+    classes: Tensor
+
+
+def instances(
+    log_scores: Tensor,
+    mask_logits: Tensor,
+    class_index: Sequence[int] | None,
+    num_classes: int,
+    things: Collection[int],
+    *,
+    top: int,
+) -> InstanceArrays:
+    """The `top` best (query, class) pairs whose class is countable.
+
+    A pair's score is its class probability (`query_probabilities`, void dropped) times the mean mask probability inside
+    the mask. With reasons the reference's own code fails here; the mean over attributes is taken as in the panoptic path.
+
+    Args:
+        log_scores, mask_logits, class_index, num_classes, things: as in `panoptic_segments`.
+        top: how many pairs are looked at, at most.
+    """
+    probabilities = scatter_classes(query_probabilities(log_scores)[:, :-1], class_index, num_classes, dim=1)
+    best, pairs = probabilities.flatten().topk(min(top, probabilities.numel()))
+    queries, classes = pairs // num_classes, pairs % num_classes
+    countable = torch.tensor([c in things for c in classes.tolist()], dtype=torch.bool, device=classes.device)
+    # Classes that the reasons do not cover have probability zero and are no detections.
+    countable &= best > 0
+    queries, classes, best = queries[countable], classes[countable], best[countable]
+    masks = mask_logits[queries] > 0
+    inside = (mask_logits[queries].sigmoid() * masks).flatten(1).sum(dim=1) / (masks.flatten(1).sum(dim=1) + 1e-6)
+    return InstanceArrays(masks=masks, scores=best * inside, classes=classes)

@@ -1,0 +1,5 @@
+"""The masked-attention transformer decoder."""
+
+from .masked_attention import DecoderOutput, MultiScaleMaskedTransformerDecoder
+
+__all__ = ["DecoderOutput", "MultiScaleMaskedTransformerDecoder"]
