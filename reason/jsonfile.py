@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to a file beside `path` and rename it into place; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem[:100]}.{os.getpid()}-{threading.get_ident()}.tmp")
+    aside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with aside.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)

@@ -1,0 +1,35 @@
+"""Data sets and the test-time mapper, in detectron2's terms.
+
+Call `register_all()` once in every process before a data set is named; importing registers and reads nothing.
+"""
+
+from maft.data.catalog import (
+    dataset_names,
+    dataset_paths,
+    dataset_spec,
+    dataset_status,
+    load_dataset,
+    register_all,
+    register_custom,
+)
+from maft.data.labels import read_label_map, write_label_map
+from maft.data.locate import DatasetPaths, DatasetStatus, datasets_root
+from maft.data.mapper import InferenceMapper
+from maft.data.specs import DatasetSpec
+
+__all__ = [
+    "DatasetPaths",
+    "DatasetSpec",
+    "DatasetStatus",
+    "InferenceMapper",
+    "dataset_names",
+    "dataset_paths",
+    "dataset_spec",
+    "dataset_status",
+    "datasets_root",
+    "load_dataset",
+    "read_label_map",
+    "register_all",
+    "register_custom",
+    "write_label_map",
+]

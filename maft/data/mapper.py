@@ -1,0 +1,83 @@
+"""From a record to the model's input at test time (NUMERICS.md, "Image")."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from maft.errors import UserError
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class InferenceMapper:
+    """Read the image of a record and resize it for the network.
+
+    The short edge becomes `short_edge`, unless the long one would then exceed `max_size`; both are rounded as
+    detectron2's ResizeShortestEdge does, and PIL interpolates bilinearly. Labels are not read: evaluators do that, in
+    original size.
+
+    Args:
+        short_edge: pixels (INPUT.MIN_SIZE_TEST); 0 leaves the image as it is.
+        max_size: pixels (INPUT.MAX_SIZE_TEST).
+        image_format: channel order (INPUT.FORMAT), "RGB" for every published model.
+    """
+
+    def __init__(self, *, short_edge: int = 800, max_size: int = 1333, image_format: str = "RGB") -> None:
+        if short_edge < 0 or max_size <= 0:
+            raise UserError(
+                f"INPUT.MIN_SIZE_TEST {short_edge}, INPUT.MAX_SIZE_TEST {max_size}: sizes are in pixels; "
+                "the published ones are 800 and 1333"
+            )
+        self.image_format = image_format
+        self.resize = T.ResizeShortestEdge(short_edge, max_size, sample_style="choice")
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> InferenceMapper:
+        """The mapper that a configuration's INPUT section describes."""
+        return cls(short_edge=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=cfg.INPUT.FORMAT)
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The model's input for one record.
+
+        Args:
+            record: with `file_name`; everything in it is passed on. It is not changed.
+
+        Returns:
+            the record with `image`, uint8 (3, H, W), resized, and `height` and `width` of the image as it lies on disk
+            (after its EXIF rotation): the size that results have.
+
+        Raises:
+            UserError: the image is missing, cut off or no image, or has another size than the record says.
+        """
+        pixels = self.read(record["file_name"])
+        height, width = pixels.shape[:2]
+        for key, actual in (("height", height), ("width", width)):
+            if record.get(key, actual) != actual:
+                raise UserError(
+                    f"{record['file_name']}: its {key} is {actual}, the annotations say {record[key]}; "
+                    "image and annotation file do not belong together"
+                )
+        resized = self.resize.get_transform(pixels).apply_image(pixels)
+        chw = np.ascontiguousarray(resized.transpose(2, 0, 1))
+        return {**record, "height": height, "width": width, "image": torch.from_numpy(chw)}
+
+    def read(self, path: str) -> np.ndarray:
+        """The image at `path`, uint8 (H, W, 3) in `image_format`.
+
+        Raises:
+            UserError: missing, cut off or no image.
+        """
+        try:
+            return detection_utils.read_image(path, format=self.image_format)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such image; check the data set's image folder") from error
+        except _UNREADABLE as error:
+            raise UserError(f"{path}: not readable as an image ({error}); replace the file") from error

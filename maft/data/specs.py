@@ -1,0 +1,154 @@
+"""The table of data sets: what each is called, which vocabulary it has, and where its files may lie.
+
+Two descriptions of the same data are in circulation, the tree that users are told to make and the folders that
+published code reads, and they differ. So a data set lists alternatives; the documented tree (`datasets/README.md`)
+comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["semantic", "panoptic", "instances"]
+
+IGNORE_8BIT = 255
+IGNORE_16BIT = 65535
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set. Every path is relative to the data-set root, or absolute.
+
+    Attributes:
+        name: as in `DATASETS.TEST`.
+        vocabulary: name of a vocabulary in `datasets/vocabularies/`, or the path of one.
+        kind: "semantic": label maps; "panoptic": COCO panoptic JSON and PNG; "instances": COCO instance JSON.
+        bases: folders that the following ones are relative to.
+        images: image folders.
+        labels: label-map folders (semantic) or panoptic PNG folders; empty for instances.
+        json_files: the annotation files; entry i belongs to labels[i] for panoptic data; empty for semantic data.
+        semantic: label-map folders beside panoptic annotations, for semantic evaluation on the same images.
+        label_extensions: of label maps, without dot; the first one that occurs in the folder counts.
+        ignore_label: the value of pixels that no metric counts.
+        evaluator_type: detectron2's name for how it is evaluated.
+    """
+
+    name: str
+    vocabulary: str
+    kind: Kind
+    bases: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    json_files: tuple[str, ...] = ()
+    semantic: tuple[str, ...] = ()
+    label_extensions: tuple[str, ...] = ("png",)
+    ignore_label: int = IGNORE_8BIT
+    evaluator_type: str = "sem_seg"
+
+
+_ADE = ("ade/ADEChallengeData2016", "ADEChallengeData2016")
+_ADE_FULL = ("ade/ADE20K_2021_17_01", "ADE20K_2021_17_01")
+_COCO = ("coco", "coco/coco17")
+_VOC2012 = ("VOCdevkit/VOC2012", "VOC2012")
+_VOC2010 = ("VOCdevkit/VOC2010", "VOC2010")
+_LABELS_16BIT = ("tif", "tiff", "png")
+
+
+def _ade() -> Iterator[DatasetSpec]:
+    for split, folder in (("train", "training"), ("val", "validation")):
+        images, labels = (f"images/{folder}",), (f"annotations_detectron2/{folder}",)
+        yield DatasetSpec(f"openvocab_ade20k_sem_seg_{split}", "ade150", "semantic", _ADE, images, labels)
+        panoptic = (f"ade20k_panoptic_{split}", f"panoptic/ade20k_panoptic_{split}")
+        yield DatasetSpec(
+            f"openvocab_ade20k_panoptic_{split}",
+            "ade150",
+            "panoptic",
+            _ADE,
+            images,
+            labels=panoptic,
+            json_files=tuple(f"{path}.json" for path in panoptic),
+            semantic=labels,
+            evaluator_type="ade20k_panoptic_seg",
+        )
+        yield DatasetSpec(
+            f"openvocab_ade20k_instance_{split}",
+            "ade150",
+            "instances",
+            _ADE,
+            images,
+            json_files=(f"ade20k_instance_{split}.json", f"panoptic/ade20k_instance_{split}.json"),
+            evaluator_type="coco",
+        )
+        yield DatasetSpec(
+            f"openvocab_ade20k_full_sem_seg_{split}",
+            "ade847",
+            "semantic",
+            _ADE_FULL,
+            images=(f"images/{folder}", f"images_detectron2/{folder}"),
+            labels=labels,
+            label_extensions=_LABELS_16BIT,
+            ignore_label=IGNORE_16BIT,
+        )
+
+
+def _pascal() -> Iterator[DatasetSpec]:
+    for split in ("train", "val"):
+        # The documented tree keeps the validation maps in annotations_ovs itself.
+        flat = ("annotations_ovs",) if split == "val" else ()
+        yield DatasetSpec(
+            f"openvocab_pascal20_sem_seg_{split}",
+            "voc20",
+            "semantic",
+            _VOC2012,
+            images=("images_detectron2", f"images_detectron2/{split}", "JPEGImages", "images"),
+            labels=(*flat, f"annotations_ovs/{split}", f"annotations_detectron2/{split}"),
+        )
+        for count, extensions, ignore in (("59", ("png",), IGNORE_8BIT), ("459", _LABELS_16BIT, IGNORE_16BIT)):
+            yield DatasetSpec(
+                f"openvocab_pascal_ctx{count}_sem_seg_{split}",
+                f"pc{count}",
+                "semantic",
+                _VOC2010,
+                images=("images", "JPEGImages", f"images/{split}"),
+                labels=(
+                    f"annotations_detectron2_ovs/pc{count}_{split}",
+                    f"annotations_detectron2/pc{count}_{split}",
+                    f"annotations_ovs/pc{count}_{split}",
+                ),
+                label_extensions=extensions,
+                ignore_label=ignore,
+            )
+
+
+def _coco() -> Iterator[DatasetSpec]:
+    for split, folder in (("train", "train2017"), ("test", "val2017")):
+        yield DatasetSpec(
+            f"openvocab_coco_2017_{split}_stuff_sem_seg",
+            "coco_stuff171",
+            "semantic",
+            _COCO,
+            images=(folder,),
+            labels=(f"stuffthingmaps_detectron2/{folder}",),
+        )
+    # The second name is the one that the panoptic configurations use.
+    for name in ("openvocab_coco_2017_train_panoptic", "coco_seg_pan_voab"):
+        yield DatasetSpec(
+            name,
+            "coco_panoptic133",
+            "panoptic",
+            _COCO,
+            images=("train2017",),
+            labels=("panoptic_train2017", "panoptic/annotations/panoptic_train2017"),
+            json_files=(
+                "annotations/panoptic_train2017.json",
+                "panoptic/annotations/panoptic_train2017.json",
+            ),
+            semantic=("stuffthingmaps_detectron2/train2017",),
+            evaluator_type="coco_panoptic_seg",
+        )
+
+
+BUILTIN: tuple[DatasetSpec, ...] = (*_ade(), *_pascal(), *_coco())
+"""Every data set that is registered under a fixed name."""
