@@ -1,0 +1,292 @@
+"""From one image's output to a JSON-able record, and from all records to metrics.
+
+Records hold counts only, so that they can be journalled, gathered from several processes and summed in any order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from numpy.typing import NDArray
+from PIL import Image
+
+from maft.data.labels import read_label_map, write_label_map
+from maft.errors import UserError
+from maft.evaluation.files import user_errors, write_aside
+from maft.evaluation.metrics import confusion_matrix, semantic_scores
+from maft.evaluation.panoptic import (
+    CategoryCounts,
+    add_counts,
+    encode_panoptic,
+    match_segments,
+    panoptic_scores,
+    read_panoptic_png,
+)
+
+
+class Evaluator(Protocol):
+    """What `maft.evaluation.loop.evaluate` asks of an evaluator."""
+
+    @property
+    def what(self) -> str:
+        """A short description; results of another description are not mixed with these."""
+
+    def process_one(self, input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+        """One image's JSON-able record; `input` and `output` are detectron2's for one image."""
+
+    def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Task name to metrics, from all records by image. Main rank only; may write files of the whole data set."""
+
+
+class SemanticEvaluator:
+    """Semantic segmentation against label maps; serves every data set whose records name a `sem_seg_file_name`."""
+
+    def __init__(self, dataset_name: str, output_dir: str | Path, save_predictions: bool = False) -> None:
+        """
+        Args:
+            dataset_name: a registered data set; its metadata gives `stuff_classes` and `ignore_label`.
+            output_dir: the folder of this data set's results; predictions go to its subfolder `sem_seg`.
+            save_predictions: write every predicted label map, as a PNG of class indices (8 or 16 bit).
+
+        Raises:
+            UserError: the data set is empty, or an image has no label map.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self._dataset_name = dataset_name
+        self._class_names: list[str] = list(metadata.stuff_classes)
+        self._ignore_label: int = metadata.ignore_label
+        records = _records_by_image(dataset_name, "sem_seg_file_name")
+        self._label_files = {image: record["sem_seg_file_name"] for image, record in records.items()}
+        self._save_to = Path(output_dir) / "sem_seg" if save_predictions else None
+        self._names = prediction_names(list(records))
+
+    @property
+    def what(self) -> str:
+        """See `Evaluator`."""
+        return "sem_seg with predictions" if self._save_to else "sem_seg"
+
+    def process_one(self, input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+        """Count one image's pixels.
+
+        Args:
+            input: has "file_name", the image as the data set names it.
+            output: has "sem_seg", float (C, H, W) scores at the original size; the largest counts.
+
+        Returns:
+            The non-zero cells of the confusion matrix: {"cells": row * C + column, "counts"}.
+
+        Raises:
+            UserError: no semantic output, another number of classes or another size than the data set's, or a label
+                map that cannot be read.
+        """
+        image = input["file_name"]
+        prediction = self._prediction(image, output)
+        label_file = self._label_files[image]
+        num_classes = len(self._class_names)
+        label = np.asarray(read_label_map(label_file, num_classes, self._ignore_label))
+        _check_size(image, prediction, label_file, label)
+        confusion = confusion_matrix(prediction, label, num_classes, self._ignore_label).ravel()
+        if self._save_to:
+            path = self._save_to / f"{self._names[image]}.png"
+            with user_errors(path):
+                write_label_map(prediction, path)
+        cells = np.flatnonzero(confusion)
+        return {"cells": cells.tolist(), "counts": confusion[cells].tolist()}
+
+    def _prediction(self, image: str, output: Mapping[str, Any]) -> NDArray[np.int64]:
+        if "sem_seg" not in output:
+            raise UserError(f"{image}: the model gives no semantic result; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True")
+        scores: torch.Tensor = output["sem_seg"]
+        if scores.shape[0] != len(self._class_names):
+            raise UserError(
+                f"{image}: the model scores {scores.shape[0]} classes, {self._dataset_name} has "
+                f"{len(self._class_names)}; evaluate with the data set's own vocabulary"
+            )
+        return scores.argmax(dim=0).cpu().numpy()
+
+    def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """{"sem_seg": `SemanticScores.as_dict`} from the records of all images.
+
+        Raises:
+            UserError: there is no record, or no annotated pixel in all of them.
+        """
+        _check_not_empty(self._dataset_name, records)
+        size = len(self._class_names)
+        total = np.zeros(size * size, dtype=np.int64)
+        for record in records.values():
+            total[record["cells"]] += np.asarray(record["counts"], dtype=np.int64)
+        try:
+            scores = semantic_scores(total.reshape(size, size))
+        except ValueError as error:
+            raise UserError(f"{self._dataset_name}: {error}; check its label maps") from error
+        return {"sem_seg": scores.as_dict(self._class_names)}
+
+
+class PanopticEvaluator:
+    """Panoptic segmentation against COCO panoptic ground truth (PNG and list of segments)."""
+
+    def __init__(self, dataset_name: str, output_dir: str | Path, save_predictions: bool = False) -> None:
+        """
+        Args:
+            dataset_name: a registered data set. Its records have "pan_seg_file_name" and "segments_info" with class
+                indices as "category_id"; its metadata has `stuff_classes` (all classes) and the mappings
+                `thing_dataset_id_to_contiguous_id`, `stuff_dataset_id_to_contiguous_id`.
+            output_dir: the folder of this data set's results; predictions go to its subfolder `panoptic_seg`, and as
+                a COCO panoptic JSON beside it.
+            save_predictions: write every predicted panoptic map.
+
+        Raises:
+            UserError: the data set is empty, or an image has no panoptic ground truth.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        self._dataset_name = dataset_name
+        self._class_names: list[str] = list(metadata.stuff_classes)
+        thing_ids: Mapping[int, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
+        stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id", {})
+        self._things = frozenset(thing_ids.values())
+        self._dataset_ids = {index: dataset_id for dataset_id, index in {**stuff_ids, **thing_ids}.items()}
+        self._records = _records_by_image(dataset_name, "pan_seg_file_name")
+        self._output_dir = Path(output_dir)
+        self._save_predictions = save_predictions
+        self._names = prediction_names(list(self._records))
+
+    @property
+    def what(self) -> str:
+        """See `Evaluator`."""
+        return "panoptic_seg with predictions" if self._save_predictions else "panoptic_seg"
+
+    def process_one(self, input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+        """Match one image's segments.
+
+        Args:
+            input: has "file_name", the image as the data set names it.
+            output: has "panoptic_seg": segment ids (H, W), 0 for none, and the list of segments ("id",
+                "category_id" as class index).
+
+        Returns:
+            {"categories": {class index: [iou, matched, wrong, missed]}} and, where predictions are saved,
+            "prediction": the image's annotation in COCO's panoptic format.
+
+        Raises:
+            UserError: no panoptic output, or ground truth that cannot be read, does not fit its list of segments, or
+                has another size than the prediction.
+        """
+        image = input["file_name"]
+        if "panoptic_seg" not in output:
+            raise UserError(f"{image}: the model gives no panoptic result; set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True")
+        segment_ids, infos = output["panoptic_seg"]
+        predicted = segment_ids.cpu().numpy()
+        truth = self._records[image]
+        truth_file = truth["pan_seg_file_name"]
+        true = read_panoptic_png(truth_file)
+        _check_size(image, predicted, truth_file, true)
+        try:
+            counts = match_segments(predicted, infos, true, truth["segments_info"])
+        except ValueError as error:
+            raise UserError(f"{truth_file}: {error}; prepare the data set again") from error
+        record: dict[str, Any] = {"categories": {str(c): list(astuple(of)) for c, of in counts.items()}}
+        if self._save_predictions:
+            record["prediction"] = self._save(image, truth, predicted, infos)
+        return record
+
+    def _save(
+        self, image: str, truth: Mapping[str, Any], predicted: NDArray[Any], infos: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        name = f"{self._names[image]}.png"
+        path = self._output_dir / "panoptic_seg" / name
+        picture = Image.fromarray(encode_panoptic(predicted))
+        write_aside(path, lambda stream: picture.save(stream, format="PNG"))
+        segments = [
+            {
+                "id": int(info["id"]),
+                "category_id": int(self._dataset_ids.get(info["category_id"], info["category_id"])),
+                "area": int(np.count_nonzero(predicted == info["id"])),
+            }
+            for info in infos
+        ]
+        return {"image_id": truth.get("image_id", image), "file_name": name, "segments_info": segments}
+
+    def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """{"panoptic_seg": `panoptic_scores`} from the records of all images; writes panoptic_seg.json if saving.
+
+        Raises:
+            UserError: there is no record, or the JSON file cannot be written.
+        """
+        _check_not_empty(self._dataset_name, records)
+        counts = add_counts(
+            {int(category): CategoryCounts(*of) for category, of in record["categories"].items()}
+            for record in records.values()
+        )
+        if self._save_predictions:
+            text = json.dumps({"annotations": [records[image]["prediction"] for image in sorted(records)]})
+            write_aside(self._output_dir / "panoptic_seg.json", lambda stream: stream.write(text.encode()))
+        return {"panoptic_seg": panoptic_scores(counts, self._class_names, self._things)}
+
+
+class CombinedEvaluator:
+    """Several evaluators of one data set fed by one pass of the model."""
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self._evaluators = tuple(evaluators)
+
+    @property
+    def what(self) -> str:
+        """See `Evaluator`."""
+        return ", ".join(evaluator.what for evaluator in self._evaluators)
+
+    def process_one(self, input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+        """The records of all evaluators, by their place."""
+        return {str(place): each.process_one(input, output) for place, each in enumerate(self._evaluators)}
+
+    def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The metrics of all evaluators."""
+        metrics: dict[str, Any] = {}
+        for place, evaluator in enumerate(self._evaluators):
+            metrics |= evaluator.summarise({image: record[str(place)] for image, record in records.items()})
+        return metrics
+
+
+def prediction_names(images: Sequence[str]) -> dict[str, str]:
+    """Image file to a name, without suffix, that its prediction is saved under: distinct, relative, readable.
+
+    It is the path below the folder that all images share, less the suffix where that leaves it distinct.
+    """
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    relative = {image: os.path.relpath(os.path.abspath(image), root) for image in images}
+    uses = Counter(os.path.splitext(name)[0] for name in relative.values())
+    return {
+        image: name if uses[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]
+        for image, name in relative.items()
+    }
+
+
+def _records_by_image(dataset_name: str, needed: str) -> dict[str, dict[str, Any]]:
+    records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
+    _check_not_empty(dataset_name, records)
+    for image, record in records.items():
+        if not record.get(needed):
+            raise UserError(f"{image}: {dataset_name} names no ground truth for it ({needed}); prepare the data set")
+    return records
+
+
+def _check_not_empty(dataset_name: str, records: Mapping[str, Any]) -> None:
+    if not records:
+        raise UserError(f"{dataset_name}: there is no image to evaluate; check the data set's folder")
+
+
+def _check_size(image: str, prediction: NDArray[Any], truth_file: str, truth: NDArray[Any]) -> None:
+    if prediction.shape != truth.shape:
+        (height, width), (true_height, true_width) = prediction.shape, truth.shape
+        raise UserError(
+            f"{truth_file}: is {true_width}x{true_height} pixels, its image {image} is {width}x{height}; "
+            "prepare the data set again"
+        )

@@ -1,0 +1,130 @@
+"""Writing results for programs (results.json) and for people (results.md, the log)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from maft.evaluation.files import write_aside
+from maft.evaluation.journal import mark_finished
+
+logger = logging.getLogger(__name__)
+
+SEMANTIC = ("mIoU_reference", "mIoU_present", "fwIoU", "mACC", "pACC")
+DEFINITIONS = (
+    "mIoU_reference divides by the classes in ground truth or prediction, mIoU_present by those in the ground truth."
+)
+
+
+def results_folder(output_dir: str | Path, dataset_name: str) -> Path:
+    """Where a data set's results, journal and predictions go."""
+    return Path(output_dir) / "inference" / dataset_name
+
+
+def write_results(
+    output_dir: str | Path, dataset_name: str, evaluation: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Path:
+    """Write results.json and results.md of a data set, log the table, and mark the journal finished.
+
+    Args:
+        output_dir: the run's OUTPUT_DIR; the files go to `results_folder(output_dir, dataset_name)`.
+        dataset_name: the data set's registered name.
+        evaluation: what `maft.evaluation.loop.evaluate` returned.
+        provenance: what `maft.evaluation.provenance.collect` returned.
+
+    Returns:
+        The path of results.json.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    folder = results_folder(output_dir, dataset_name)
+    path = folder / "results.json"
+    content = {"dataset": dataset_name, **evaluation, "provenance": dict(provenance)}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_aside(path, lambda stream: stream.write(text.encode() + b"\n"))
+    page = _page(dataset_name, evaluation, provenance)
+    write_aside(folder / "results.md", lambda stream: stream.write(page.encode()))
+    mark_finished(folder)
+    logger.info("%s\n%s\nwritten to %s", dataset_name, results_table(evaluation), path)
+    return path
+
+
+def results_table(evaluation: Mapping[str, Any]) -> str:
+    """The metrics of one data set as text tables, with the counts of images and reasons below."""
+    blocks = [_task_table(task, metrics) for task, metrics in evaluation["metrics"].items()]
+    images = evaluation["images"]
+    blocks.append(
+        f"{images['total']} images ({images['this_run']} in this run, {images['earlier_run']} by an earlier one)"
+    )
+    if evaluation["usage"]:
+        blocks.append("reasons: " + ", ".join(f"{name} {count}" for name, count in evaluation["usage"].items()))
+    return "\n\n".join(blocks)
+
+
+def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a data set and task, for the end of a run over several data sets.
+
+    Args:
+        evaluations: data set name to what `evaluate` returned.
+    """
+    semantic, panoptic = [], []
+    for dataset_name, evaluation in evaluations.items():
+        images = evaluation["images"]["total"]
+        reasons = ", ".join(f"{name} {count}" for name, count in evaluation["usage"].items())
+        for task, metrics in evaluation["metrics"].items():
+            if task == "sem_seg":
+                semantic.append([dataset_name, *(metrics[key] for key in SEMANTIC), images, reasons])
+            else:
+                qualities = (metrics["all"][key] for key in ("PQ", "SQ", "RQ"))
+                split = (metrics[part]["PQ"] for part in ("things", "stuff"))
+                panoptic.append([dataset_name, *qualities, *split, images, reasons])
+    blocks = []
+    if semantic:
+        blocks.append(_table(semantic, ["semantic", *SEMANTIC, "images", "reasons"]))
+        blocks.append(DEFINITIONS)
+    if panoptic:
+        blocks.append(_table(panoptic, ["panoptic", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "images", "reasons"]))
+    return "\n\n".join(blocks)
+
+
+def _table(rows: list[list[Any]], headers: list[str]) -> str:
+    return str(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".3f", missingval="-"))
+
+
+def _task_table(task: str, metrics: Mapping[str, Any]) -> str:
+    if task == "sem_seg":
+        classes = metrics["classes"]
+        note = (
+            f"{classes['vocabulary']} classes, {classes['in_ground_truth']} in the ground truth, "
+            f"{classes['in_ground_truth_or_prediction']} in ground truth or prediction. {DEFINITIONS}"
+        )
+        return f"{_table([[metrics[key] for key in SEMANTIC]], list(SEMANTIC))}\n\n{note}"
+    rows = [
+        [part, *(metrics[part][key] for key in ("PQ", "SQ", "RQ", "classes"))] for part in ("all", "things", "stuff")
+    ]
+    return _table(rows, ["classes", "PQ", "SQ", "RQ", "number"])
+
+
+def _page(dataset_name: str, evaluation: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    parts = [f"# {dataset_name}", results_table(evaluation), "## Provenance", _provenance_list(provenance)]
+    for task, metrics in evaluation["metrics"].items():
+        columns = list(next(iter(metrics["per_class"].values())))
+        rows = [[name, *(values[column] for column in columns)] for name, values in metrics["per_class"].items()]
+        parts += [f"## Classes ({task})", _table(rows, ["class", *columns])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _provenance_list(provenance: Mapping[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}- {key}:", _provenance_list(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}- {key}: {value}")
+    return "\n".join(line for line in lines if line)
