@@ -1,0 +1,292 @@
+"""Evaluate MAFT+ and OpenSeg-R: `python train_net.py --config-file configs/semantic/eval_base_reason.yaml --eval-only`.
+
+The flags, yaml files and keys are the reference's: `--config-file FILE --num-gpus N --eval-only [--resume] KEY VALUE ...`.
+Several processes come from `--num-gpus N`, or from torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import distributed
+
+from maft.checkpoint import load_model_weights
+from maft.config import CHOICES, add_maft_config
+from maft.data import InferenceMapper, dataset_names, datasets_root, register_all
+from maft.errors import USER_ERROR_STATUS, UserError, run_command
+from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
+from maft.evaluation.loop import evaluate
+from maft.evaluation.provenance import (
+    ABSENT,
+    collect,
+    hash_config,
+    hash_file,
+    hash_folder,
+    hash_sources,
+    hash_text,
+)
+from maft.evaluation.results import results_folder, summary, write_results
+from maft.meta_arch import MAFT_Plus, build_network, text_options
+from maft.modeling.pixel_decoder.ops import active_backend
+from maft.seeding import SEEDED
+
+logger = logging.getLogger("maft.train_net")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The reference's flags, and `--debug`."""
+    parser = default_argument_parser(__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
+    return parser.parse_args(arguments)
+
+
+def build_config(config_file: str, options: list[str]) -> CfgNode:
+    """The frozen config of a run: defaults, then the yaml file, then KEY VALUE pairs.
+
+    Raises:
+        UserError: the file is missing or malformed, a key is unknown, or a value does not fit its key.
+    """
+    if not config_file:
+        raise UserError("--config-file: name one, such as configs/semantic/eval_base_reason.yaml")
+    if not Path(config_file).is_file():
+        raise UserError(f"--config-file {config_file}: no such file; those of this project lie under configs/")
+    if len(options) % 2:
+        raise UserError(f"KEY VALUE pairs: '{options[-1]}' has no value")
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    try:
+        cfg.merge_from_file(config_file)
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{config_file}: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+    try:
+        cfg.merge_from_list(options)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"KEY VALUE pairs: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+    for key, choices in CHOICES.items():
+        value = _value(cfg, key)
+        if value not in choices:
+            raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
+    if cfg.SEED < 0:
+        cfg.SEED = 123
+    return cfg
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def choose_device(cfg: CfgNode, num_gpus: int) -> int:
+    """Fit MODEL.DEVICE and the number of processes to the machine, and say so where they change.
+
+    Returns:
+        How many processes to start.
+
+    Raises:
+        UserError: more GPUs are asked for than there are.
+    """
+    there = torch.cuda.device_count()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not there:
+        sys.stderr.write("no GPU here: running on the CPU, in one process (MODEL.DEVICE cpu, --num-gpus 1)\n")
+        cfg.MODEL.DEVICE = "cpu"
+        return 1
+    if cfg.MODEL.DEVICE == "cpu":
+        return 1
+    if num_gpus > there:
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {there}; pass --num-gpus {there}")
+    return num_gpus
+
+
+def check_inputs(cfg: CfgNode) -> None:
+    """Find out what is missing before the network is built, which takes a while.
+
+    Raises:
+        UserError: a data set is not registered, or the weight file is not there.
+    """
+    for name in cfg.DATASETS.TEST:
+        if name not in dataset_names():
+            raise UserError(f"DATASETS.TEST: '{name}' is not registered; known are {', '.join(dataset_names())}")
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST: empty; name a data set, such as openvocab_pascal_ctx59_sem_seg_val")
+    weights = cfg.MODEL.WEIGHTS
+    if weights and weights != SEEDED and not Path(weights).is_file():
+        raise UserError(
+            f"MODEL.WEIGHTS {weights}: no such file; pretrained/README.md says where to get it "
+            "('seeded' runs without weights, with a meaningless result)"
+        )
+
+
+def fingerprint(cfg: CfgNode) -> dict[str, str]:
+    """Part -> hash of everything that the result of one image depends on."""
+    weights = cfg.MODEL.WEIGHTS
+    text = text_options(cfg, reasons=True)
+    triplets = [text["generic_file"], *text["image_folders"]]
+    hashes = [hash_folder(path) if Path(path).is_dir() else _hash_if_there(path) for path in triplets]
+    return {
+        "config": hash_config(cfg),
+        "weights": SEEDED if weights == SEEDED else hash_file(weights),
+        "triplets": hash_text(" ".join(hashes)),
+        "code": hash_sources(),
+    }
+
+
+def _hash_if_there(path: str | Path) -> str:
+    return hash_file(path) if Path(path).is_file() else ABSENT
+
+
+def build_evaluator(cfg: CfgNode, dataset: str) -> Evaluator:
+    """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key)."""
+    folder = results_folder(cfg.OUTPUT_DIR, dataset)
+    if cfg.INPUT.DATASET_MAPPER_NAME == "coco_panoptic_lsj":
+        if not cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+            raise UserError(
+                "INPUT.DATASET_MAPPER_NAME coco_panoptic_lsj evaluates panoptic segments, but "
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
+            )
+        return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS)
+    if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
+        raise UserError(
+            "INPUT.DATASET_MAPPER_NAME mask_former_semantic evaluates class maps, but "
+            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
+        )
+    return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS)
+
+
+def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bool) -> dict[str, Mapping[str, Any]]:
+    """Evaluate every data set of DATASETS.TEST and write its results.
+
+    Returns:
+        Data set -> evaluation on the main process; empty on the others.
+    """
+    parts = fingerprint(cfg)
+    mapper = InferenceMapper.from_config(cfg)
+    evaluations: dict[str, Mapping[str, Any]] = {}
+    for dataset in cfg.DATASETS.TEST:
+        evaluation = evaluate(
+            model,
+            dataset,
+            DatasetCatalog.get(dataset),
+            mapper,
+            build_evaluator(cfg, dataset),
+            output_dir=results_folder(cfg.OUTPUT_DIR, dataset),
+            batch_size=cfg.TEST.BATCH_SIZE,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            resume=resume,
+            fingerprint=parts,
+            usage=model.text.usage,
+        )
+        model.text.flush()
+        if evaluation is None:
+            continue
+        evaluations[dataset] = evaluation
+        provenance = collect(
+            config_file=config_file,
+            weights_file=None if cfg.MODEL.WEIGHTS == SEEDED else cfg.MODEL.WEIGHTS,
+            fingerprint=parts,
+            op_backend=active_backend(model.device.type),
+            extra={"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)},
+        )
+        write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
+    return evaluations
+
+
+def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:
+    """Where the reasons came from and how they were used, for the record."""
+    if not model.uses_reasons:
+        return {"mode": "class names only"}
+    text = text_options(cfg, reasons=True)
+    return {
+        "mode": text["mode"],
+        "attributes": text["num_des"],
+        "generic": str(text["generic_file"]),
+        "image-specific": [str(folder) for folder in text["image_folders"]],
+    }
+
+
+def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """Everything that one process does."""
+    # Once more: processes that detectron2's launch spawns start without the parent's registrations.
+    register_all()
+    default_setup(cfg, arguments)
+    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
+    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
+    model = build_network(cfg)
+    load_model_weights(model, cfg.MODEL.WEIGHTS)
+    evaluations = evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume)
+    if evaluations:
+        logger.info("finished\n%s", summary(evaluations))
+
+
+def run_spawned(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """`run`, in a process of detectron2's launch or torchrun: a user error ends it with one line and status 2."""
+    status = run_command(lambda: run(cfg, arguments), debug=arguments.debug)
+    if status:
+        # Not sys.exit: the clean-up of a process group waits for ranks that wait for this one.
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_under_torchrun(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """`run` as one of the processes that torchrun started."""
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if cfg.MODEL.DEVICE != "cpu":
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("gloo" if cfg.MODEL.DEVICE == "cpu" else "nccl")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+    run_spawned(cfg, arguments)
+    distributed.destroy_process_group()
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check what the user gave, then run it in as many processes as asked for."""
+    cfg = build_config(arguments.config_file, arguments.opts)
+    if not arguments.eval_only:
+        raise UserError("training is not part of this version; add --eval-only")
+    register_all()
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    processes = choose_device(cfg, int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else arguments.num_gpus)
+    check_inputs(cfg)
+    cfg.freeze()
+    if under_torchrun:
+        run_under_torchrun(cfg, arguments)
+    elif processes * arguments.num_machines > 1:
+        try:
+            launch(
+                run_spawned,
+                processes,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(cfg, arguments),
+            )
+        except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code != USER_ERROR_STATUS:
+                raise
+            return USER_ERROR_STATUS
+    else:
+        run(cfg, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    sys.exit(run_command(lambda: main(parsed), debug=parsed.debug))
