@@ -1,10 +1,10 @@
 """Writing the photographs, their labels and their triplets to a folder, in the layout that the data sets read.
 
-    images/<stem>.png             the photographs, RGB
-    annotations/<stem>.png        class indices, 255 = not labelled
-    panoptic/<stem>.png           COCO panoptic segments, described in panoptic.json
-    vocabulary.json  generic_reason.json
-    image_reason/photos/<stem>.json   MODEL.REASON_DIR is <root>/image_reason, MODEL.REASON_DATA is photos
+images/<stem>.png             the photographs, RGB
+annotations/<stem>.png        class indices, 255 = not labelled
+panoptic/<stem>.png           COCO panoptic segments, described in panoptic.json
+vocabulary.json  generic_reason.json
+image_reason/photos/<stem>.json   MODEL.REASON_DIR is <root>/image_reason, MODEL.REASON_DATA is photos
 """
 
 from __future__ import annotations
