@@ -1,4 +1,4 @@
-"""Which kernel serves the deformable-attention operator: loading the compiled libraries, and saying what became of them.
+"""Which kernel serves the deformable-attention operator: loads the compiled libraries, says what became of them.
 
 Environment:
     OPENSEG_R_OP: `plain` leaves the compiled libraries alone; `compiled` makes it an error where one is missing; unset,

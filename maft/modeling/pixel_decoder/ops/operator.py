@@ -19,7 +19,8 @@ from maft.modeling.pixel_decoder.ops.plain import check_inputs, plain_backward, 
 
 _library = torch.library.Library(backend.NAMESPACE, "DEF")
 _library.define(
-    "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights) -> Tensor",
+    "ms_deform_attn(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights)"
+    " -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
