@@ -4,6 +4,4 @@ Import names and behaviour are detectron2's; whatever is not covered here is abs
 once. compat/README.md lists what is covered and the few places where the behaviour differs on purpose.
 """
 
-from __future__ import annotations
-
 __version__ = "0.6+openseg_r.subset"

@@ -1,7 +1,5 @@
 """The configuration tree: fvcore's, with detectron2's defaults, versions and `@configurable`."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import logging
@@ -15,10 +13,7 @@ from fvcore.common.config import CfgNode as _FvcoreNode
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["CfgNode", "configurable", "get_cfg"]
-
 _logger = logging.getLogger(__name__)
-_DEFAULTS_FILE = Path(__file__).with_name("defaults.yaml")
 
 
 class CfgNode(_FvcoreNode):
@@ -31,50 +26,45 @@ class CfgNode(_FvcoreNode):
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         """Merge a yaml file, and first the files that its `_BASE_` names, into this tree.
 
-        Args:
-            cfg_filename: the file; `_BASE_` (one path or a list of them) is relative to the file that says it.
-            allow_unsafe: run Python tags in the file. Off, unlike in detectron2, where files are trusted.
+        `_BASE_` is one path or a list of them, relative to the file that says it. `allow_unsafe` runs Python tags in
+        the file; it is off, unlike in detectron2, which trusts its files.
 
-        Raises:
-            AssertionError: there is no such file, or it is of a later version than this tree.
-            KeyError: the file has a key that this tree has not.
-            ValueError: the file is of an earlier version (detectron2 would convert it), or a value has another type.
+        Raises AssertionError if there is no such file or it is of a later version than this tree, ValueError if it is
+        of an earlier one (detectron2 would convert it) or a value has another type, KeyError for an unknown key.
         """
         assert PathManager.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
-        current = _default_tree().VERSION
-        assert current == self.VERSION, f"files can only be merged into a tree of version {current}"
-        version = loaded.get("VERSION")
-        if version is None:
-            _logger.warning("Config '%s' has no VERSION: read as version %s", cfg_filename, current)
-            version = current
-        assert version <= current, f"Config '{cfg_filename}' is of version {version}; this tree is of {current}"
-        if version < current:
+        ours, theirs = self.VERSION, loaded.get("VERSION")
+        if theirs is None:
+            _logger.warning("Config '%s' has no VERSION: read as version %s", cfg_filename, ours)
+            theirs = ours
+        assert theirs <= ours, f"Config '{cfg_filename}' is of version {theirs}, this tree of version {ours}"
+        if theirs < ours:
             raise ValueError(
-                f"Config '{cfg_filename}' is of version {version}, which only the full detectron2 converts: "
-                f"write it with the keys of version {current}"
+                f"Config '{cfg_filename}' is of version {theirs}: write it with the keys of version {ours}"
             )
         self.merge_from_other_cfg(loaded)
 
 
-def _python_value(value: Any) -> Any:
-    """A leaf of defaults.yaml; text in round brackets is a tuple."""
-    return literal_eval(value) if isinstance(value, str) and value.startswith("(") else value
-
-
 @functools.cache
 def _default_tree() -> CfgNode:
-    """defaults.yaml as a tree. Its sections are named by their full path."""
+    """defaults.yaml as a tree: sections stand under their full path, and text in round brackets is a tuple."""
     root: dict[str, Any] = {}
-    for path, body in yaml.safe_load(_DEFAULTS_FILE.read_text(encoding="utf-8")).items():
-        if not isinstance(body, dict):
-            root[path] = _python_value(body)
-            continue
+    text = Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8")
+    for path, body in yaml.safe_load(text).items():
+        *parents, last = path.split(".")
         node = root
-        for part in path.split("."):
+        for part in parents:
             node = node.setdefault(part, {})
-        node.update((key, _python_value(value)) for key, value in body.items())
+        if isinstance(body, dict):
+            node.setdefault(last, {}).update((key, _leaf(value)) for key, value in body.items())
+        else:
+            node[last] = _leaf(body)
     return CfgNode(root)
+
+
+def _leaf(value: Any) -> Any:
+    return literal_eval(value) if isinstance(value, str) and value.startswith("(") else value
 
 
 def get_cfg() -> CfgNode:
@@ -92,62 +82,47 @@ def configurable(
     A call whose first argument (or `cfg=`) is a configuration goes through `from_config`; keyword arguments that it
     does not take go to the function itself and win over what it returned. Any other call is an ordinary one.
 
-    Raises:
-        AssertionError: the decorator is on something other than `__init__`, or `from_config` is no function.
-        AttributeError: (at the call) the class has no `from_config`.
-        TypeError: (at the call) `from_config` is no classmethod, or does not take `cfg` first.
+    Raises AssertionError where it decorates something else; at the call AttributeError if the class has no
+    `from_config`, TypeError if that is no classmethod or does not take `cfg` first.
     """
-    if init_func is not None:
-        is_init = inspect.isfunction(init_func) and init_func.__name__ == "__init__"
-        assert is_init and from_config is None, "@configurable without arguments belongs on a class's __init__"
-        return _configurable_init(init_func)
-    if from_config is None:
+    if init_func is None and from_config is None:
         return configurable  # @configurable() means the same as @configurable
-    assert inspect.isfunction(from_config), "configurable needs a function as from_config"
+    if init_func is None:
+        assert inspect.isfunction(from_config), "configurable needs a function as from_config"
 
-    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(func)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if _has_config(args, kwargs):
-                return func(**_explicit_arguments(from_config, args, kwargs))
-            return func(*args, **kwargs)
+        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(func)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return _through_config(func, from_config, args, kwargs)
 
-        call.from_config = from_config  # type: ignore[attr-defined]
-        return call
+            call.from_config = from_config  # type: ignore[attr-defined]
+            return call
 
-    return decorate
+        return decorate
 
+    is_init = inspect.isfunction(init_func) and init_func.__name__ == "__init__"
+    assert is_init and from_config is None, "@configurable without arguments belongs on a class's __init__"
 
-def _configurable_init(init: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(init)
+    @functools.wraps(init_func)
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
-        from_config = getattr(type(self), "from_config", None)
-        wanted = f"{type(self).__name__} is @configurable and needs a classmethod from_config"
-        if from_config is None:
-            raise AttributeError(wanted)
-        if not inspect.ismethod(from_config):
-            raise TypeError(wanted)
-        if _has_config(args, kwargs):
-            init(self, **_explicit_arguments(from_config, args, kwargs))
-        else:
-            init(self, *args, **kwargs)
+        own = getattr(type(self), "from_config", None)
+        if not inspect.ismethod(own):
+            error = AttributeError if own is None else TypeError
+            raise error(f"{type(self).__name__} is @configurable and needs a classmethod from_config")
+        _through_config(functools.partial(init_func, self), own, args, kwargs)
 
     return construct
 
 
-def _has_config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return isinstance(kwargs.get("cfg"), _FvcoreNode) or (bool(args) and isinstance(args[0], _FvcoreNode))
-
-
-def _explicit_arguments(
-    from_config: Callable[..., dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """What `from_config` makes of the call, and over it the keyword arguments that are not for `from_config`."""
+def _through_config(func: Callable[..., Any], from_config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call `func`, with what `from_config` makes of the arguments if they begin with a configuration."""
+    if not isinstance(kwargs.get("cfg", args[0] if args else None), _FvcoreNode):
+        return func(*args, **kwargs)
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
         raise TypeError(f"{from_config.__qualname__} must take 'cfg' as its first argument")
     takes_all = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-    own = {key: value for key, value in kwargs.items() if takes_all or key in parameters}
-    explicit = from_config(*args, **own)
-    explicit.update((key, value) for key, value in kwargs.items() if key not in own)
-    return explicit
+    taken = {key: value for key, value in kwargs.items() if takes_all or key in parameters}
+    explicit = from_config(*args, **taken)
+    explicit.update((key, value) for key, value in kwargs.items() if key not in taken)
+    return func(**explicit)

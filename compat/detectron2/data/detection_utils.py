@@ -1,50 +1,29 @@
 """Reading images."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["read_image"]
-
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the stored pixels upright."""
+# What turns stored pixels upright, for the EXIF orientations from 2 to 8.
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+_UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, start=2)}
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF blocks raise errors of many kinds, while the pixels are fine
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image file, turned as its EXIF orientation says.
+    """Read an image file, turned as its EXIF orientation says; OSError if it is missing or no image.
 
-    Args:
-        file_name: the file.
-        format: "BGR", or a mode of Pillow such as "RGB" or "L"; None keeps the file's own.
-
-    Returns:
-        uint8 in [0, 255] for the 8-bit modes: (H, W, 3) for "RGB" and "BGR", (H, W, 1) for "L"; without `format`
-        whatever Pillow decodes, (H, W) for one channel.
-
-    Raises:
-        OSError: the file is missing or no image (PIL.UnidentifiedImageError).
-        ValueError: Pillow has no such mode.
+    `format` is "BGR", or a mode of Pillow such as "RGB" or "L"; None keeps the file's own. Returns uint8 in [0, 255]
+    for 8-bit modes: (H, W, 3) for "RGB" and "BGR", (H, W, 1) for "L"; without `format` what Pillow decodes.
     """
     with PathManager.open(file_name, "rb") as file:
         image = _upright(Image.open(file))

@@ -1,14 +1,10 @@
 """Which indices each process evaluates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch.utils.data import Sampler
 
 from detectron2.utils import comm
-
-__all__ = ["InferenceSampler"]
 
 
 class InferenceSampler(Sampler):

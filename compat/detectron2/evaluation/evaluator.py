@@ -1,7 +1,5 @@
 """What an evaluator is, several as one, and the evaluation mode of a model."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +8,6 @@ from typing import Any
 from torch import nn
 
 from detectron2.utils.comm import is_main_process
-
-__all__ = ["DatasetEvaluator", "DatasetEvaluators", "inference_context"]
 
 
 class DatasetEvaluator:
@@ -33,13 +29,11 @@ class DatasetEvaluators(DatasetEvaluator):
     def __init__(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         self._evaluators = evaluators
 
-    def reset(self) -> None:
-        """Reset all."""
+    def reset(self) -> None:  # the three methods do to all what they do to one
         for evaluator in self._evaluators:
             evaluator.reset()
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """Show a batch to all."""
         for evaluator in self._evaluators:
             evaluator.process(inputs, outputs)
 

@@ -1,12 +1,8 @@
 """Results as lines to copy."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any
-
-__all__ = ["print_csv_format"]
 
 _logger = logging.getLogger(__name__)
 

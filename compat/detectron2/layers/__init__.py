@@ -1,7 +1,5 @@
 """Shape description of feature maps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 __all__ = ["ShapeSpec"]

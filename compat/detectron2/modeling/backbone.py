@@ -1,7 +1,5 @@
 """The base class of backbones and their registry."""
 
-from __future__ import annotations
-
 from abc import ABCMeta, abstractmethod
 from typing import Any
 
@@ -10,8 +8,6 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
-
-__all__ = ["BACKBONE_REGISTRY", "Backbone", "build_backbone"]
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
 """Backbones by name: called with the configuration and the ShapeSpec of the input."""

@@ -1,7 +1,5 @@
 """Registries of whole models and of segmentation heads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -10,8 +8,6 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
-
-__all__ = ["META_ARCH_REGISTRY", "SEM_SEG_HEADS_REGISTRY", "build_model", "build_sem_seg_head"]
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
 """Whole models by name: called with the configuration."""

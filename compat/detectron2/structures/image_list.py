@@ -8,16 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ImageList"]
-
 
 class ImageList:
-    """A batch of images, padded at right and bottom.
-
-    Args:
-        tensor: (N, ..., H, W).
-        image_sizes: height and width of every image without its padding.
-    """
+    """Images padded at right and bottom: `tensor` (N, ..., H, W), `image_sizes` (h, w) of each without padding."""
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
         self.tensor = tensor
@@ -42,21 +35,14 @@ class ImageList:
 
     @staticmethod
     def from_tensors(tensors: Sequence[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> ImageList:
-        """Pad images to one size.
-
-        Args:
-            tensors: (..., H, W) each, alike but for height and width.
-            size_divisibility: what the common height and width shall be multiples of; 0: no matter.
-            pad_value: what the padding is filled with.
-        """
+        """Pad images (..., H, W) with `pad_value` to one size, a multiple of `size_divisibility` unless that is 0."""
         assert isinstance(tensors, (tuple, list)) and len(tensors) > 0, "no list of images"
-        for image in tensors:
-            assert isinstance(image, Tensor), type(image)
-            assert image.shape[:-2] == tensors[0].shape[:-2], image.shape
+        lead = tensors[0].shape[:-2]
+        assert all(image.shape[:-2] == lead for image in tensors), [tuple(image.shape) for image in tensors]
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         step = max(size_divisibility, 1)
-        height, width = (-(-max(side) // step) * step for side in zip(*sizes, strict=True))
-        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+        padded = [-(-max(side) // step) * step for side in zip(*sizes, strict=True)]
+        batch = tensors[0].new_full((len(tensors), *lead, *padded), pad_value)
         for row, image, (h, w) in zip(batch, tensors, sizes, strict=True):
             row[..., :h, :w].copy_(image)
         return ImageList(batch, sizes)

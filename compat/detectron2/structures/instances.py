@@ -8,16 +8,9 @@ from typing import Any, NoReturn
 
 import torch
 
-__all__ = ["Instances"]
-
 
 class Instances:
-    """Equally long fields (scores, classes, masks, ...) of the instances in one image, as attributes.
-
-    Args:
-        image_size: height and width in pixels.
-        kwargs: fields.
-    """
+    """Equally long fields (scores, classes, ...), as attributes, of the instances in an image of (height, width)."""
 
     def __init__(self, image_size: tuple[int, int], **kwargs: Any) -> None:
         self._image_size = image_size
@@ -44,10 +37,7 @@ class Instances:
 
     def set(self, name: str, value: Any) -> None:
         """Set a field; AssertionError if its length is not that of the others."""
-        length = len(value)
-        assert not self._fields or length == len(self), (
-            f"a field of length {length} ('{name}') does not fit Instances of length {len(self)}"
-        )
+        assert not self._fields or len(value) == len(self), f"'{name}': length {len(value)}, others {len(self)}"
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
@@ -72,11 +62,11 @@ class Instances:
         return Instances(self._image_size, **moved)
 
     def __getitem__(self, item: Any) -> Instances:
-        """Some of the instances: an int picks one, anything else indexes every field."""
+        """One instance by an int (IndexError outside the range); anything else indexes every field."""
         if type(item) is int:
             if not -len(self) <= item < len(self):
                 raise IndexError("Instances index out of range!")
-            item = slice(item, None, len(self))  # a slice keeps the field's first axis
+            item = slice(item, None, len(self))  # one element that keeps the field's first axis
         return Instances(self._image_size, **{k: v[item] for k, v in self._fields.items()})
 
     def __len__(self) -> int:
@@ -89,12 +79,7 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: Sequence[Instances]) -> Instances:
-        """All instances of several objects of one image size, one after the other; the first one's fields.
-
-        Raises:
-            AssertionError: nothing given, or sizes that differ.
-            ValueError: a field of a type that cannot be joined.
-        """
+        """Instances in images of one size, one after the other; ValueError if a field's type cannot be joined."""
         assert len(instance_lists) > 0 and all(isinstance(one, Instances) for one in instance_lists)
         first = instance_lists[0]
         if len(instance_lists) == 1:
@@ -103,21 +88,11 @@ class Instances:
         joined = {name: _join([one.get(name) for one in instance_lists]) for name in first.get_fields()}
         return Instances(first.image_size, **joined)
 
-    def __str__(self) -> str:
-        height, width = self._image_size
-        fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
-        return f"Instances(num_instances={len(self)}, image_height={height}, image_width={width}, fields=[{fields}])"
-
-    __repr__ = __str__
-
 
 def _join(values: list[Any]) -> Any:
     """One field of several Instances as one."""
-    kind = type(values[0])
     if isinstance(values[0], torch.Tensor):
         return torch.cat(values)
     if isinstance(values[0], list):
         return list(itertools.chain.from_iterable(values))
-    if hasattr(kind, "cat"):
-        return kind.cat(values)
-    raise ValueError(f"fields of type {kind} cannot be joined")
+    raise ValueError(f"fields of type {type(values[0])} cannot be joined")

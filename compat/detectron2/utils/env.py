@@ -1,15 +1,11 @@
 """Seeds of every random generator in use."""
 
-from __future__ import annotations
-
 import logging
 import os
 import random
 
 import numpy as np
 import torch
-
-__all__ = ["seed_all_rng"]
 
 _logger = logging.getLogger(__name__)
 

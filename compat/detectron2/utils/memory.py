@@ -1,7 +1,5 @@
 """A second and a third chance for functions that run out of CUDA memory."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable
@@ -9,14 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["retry_if_cuda_oom"]
-
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
-
-
-def _is_cuda_oom(error: RuntimeError) -> bool:
-    return "CUDA out of memory. " in str(error)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -29,13 +21,7 @@ def retry_if_cuda_oom(func: Callable[..., _Result]) -> Callable[..., _Result]:
     """Wrap `func` so that CUDA memory running out is answered by two more attempts.
 
     The second attempt runs after the allocator's cache was emptied, the third on CPU copies of the arguments, so its
-    result may lie on the CPU. Tensors inside containers are not moved. `func` must not keep state between calls.
-
-    Args:
-        func: a function of tensors.
-
-    Returns:
-        the wrapped function; errors other than CUDA running out of memory pass through at once.
+    result may lie on the CPU. Tensors inside containers are not moved. Other errors pass through at once.
     """
 
     @functools.wraps(func)
@@ -44,11 +30,11 @@ def retry_if_cuda_oom(func: Callable[..., _Result]) -> Callable[..., _Result]:
             try:
                 return func(*args, **kwargs)
             except RuntimeError as error:
-                if not _is_cuda_oom(error):
+                if "CUDA out of memory. " not in str(error):
                     raise
-            # Outside the handler: there the traceback would still hold the tensors that are to be freed.
+            # Not inside the handler: there the traceback still holds the tensors that are to be freed.
             torch.cuda.empty_cache()
         _logger.info("CUDA memory ran out twice in %s: its arguments go to the CPU", func)
-        return func(*(_on_cpu(arg) for arg in args), **{key: _on_cpu(arg) for key, arg in kwargs.items()})
+        return func(*map(_on_cpu, args), **{key: _on_cpu(value) for key, value in kwargs.items()})
 
     return attempt

@@ -1,5 +1,3 @@
 """Name to object registries (fvcore's)."""
 
-from fvcore.common.registry import Registry
-
-__all__ = ["Registry"]
+from fvcore.common.registry import Registry as Registry
