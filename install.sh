@@ -203,39 +203,40 @@ op_key() {
     echo "${CXX-} ${CUDA_HOME-} ${TORCH_CUDA_ARCH_LIST-}"
     command -v c++ g++ clang++ nvcc
     gpu_present && echo gpu
-    find "$OPS" -type f \( -name '*.py' -o -name '*.c*' -o -name '*.h' -o -name '*.cuh' -o -name '*.sh' \) \
-      -not -path '*/build/*' 2>/dev/null | LC_ALL=C sort | xargs -r sha256sum
+    find "$OPS" -path "$OPS/lib/*" -name '*.so' 2>/dev/null | LC_ALL=C sort # a library that was removed is built again
+    sha256sum "$OPS"/build.py "$OPS"/backend.py "$OPS"/csrc/* 2>/dev/null
   } | digest
 }
 
 make_op() {
-  local note="compiled"
+  local build_log="$VENV/op-build.log" note
   rm -f "$STAMPS/op"
-  if gpu_present && [ -z "${CUDA_HOME-}" ] && ! command -v nvcc >/dev/null; then
+  if gpu_present && [ -z "${CUDA_HOME-}" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
     stage_begin nvcc "the CUDA compiler, as packages"
-    if install_requirements -r requirements-cuda.txt; then stage_end; else stage_end "failed"; fi
+    if install_requirements -r requirements-cuda.txt; then stage_end; else stage_end failed; fi
   fi
-  stage_begin "op" "compiling deformable attention"
-  if "$PY" -m maft.modeling.pixel_decoder.ops.build >"$VENV/op-build.log" 2>&1; then
-    stage_end
-  else
-    note="failed"
-    stage_end failed
-    report_op_failure
-  fi
-  stamp_write op "$1" "$note"
+  stage_begin op "compiling deformable attention"
+  "$PY" -m maft.modeling.pixel_decoder.ops.build >"$build_log" 2>&1
+  local status=$?
+  note="$(sed -nE 's/^deformable attention, ([a-z]+): ([A-Za-z]+).*/\1 \2/p' "$build_log" | tr '[:upper:]' '[:lower:]' |
+    paste -s -d , | sed 's/,/, /g')"
+  note="${note:-not built}"
+  stage_end "$note"
+  [ "$status" -eq 0 ] || report_op_failure "$build_log"
+  stamp_write op "$(op_key)" "$note"
 }
 
 report_op_failure() {
   cat >&2 <<END
 
-  THE COMPILED DEFORMABLE-ATTENTION OP COULD NOT BE BUILT. Everything works without it, and gives the same results: the
-  plain PyTorch form steps in, which is slower (on a CPU, this layer about 40 times). The compiler's words, the last
-  of them below, are in .venv/op-build.log. With a C++ compiler in place (on Debian and Ubuntu: apt install g++) run
-  install.sh again, or: cd $OPS && sh make.sh
+  THE COMPILED DEFORMABLE-ATTENTION OP COULD NOT BE BUILT for everything that this machine has. Nothing is broken by
+  that: where the compiled form is missing plain PyTorch steps in, with the same results, but slower (on a CPU this
+  layer takes about 40 times as long). Once the cause below is mended (no compiler: on Debian and Ubuntu, apt install
+  g++), run install.sh again, or: cd $OPS && sh make.sh
 
 END
-  tail -n 8 "$VENV/op-build.log" | sed 's/^/    /' >&2
+  tail -n 12 "$1" | sed 's/^/    /' >&2
+  echo >&2
 }
 
 # ------------------------------------------------------------------------------------------------------------------ main
@@ -262,7 +263,7 @@ main() {
   stamp_fits detectron2 "$key" || make_detectron2 "${key%% *}"
 
   key="$(op_key)"
-  stamp_fits op "$key" || make_op "$key"
+  stamp_fits op "$key" || make_op
   echo "ready        .venv: Python $version; detectron2: $(stamp_note detectron2); deformable attention: $(stamp_note op)"
 }
 

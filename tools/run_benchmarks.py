@@ -1,0 +1,196 @@
+"""Evaluate a model on its benchmarks, one after the other: what eval_reason_base.sh, _large.sh and _pano.sh call.
+
+    python -m tools.run_benchmarks base                     all five semantic benchmarks
+    python -m tools.run_benchmarks base pc59 voc20          these two
+    python -m tools.run_benchmarks large --names-only       plain MAFT+, without reasons
+    python -m tools.run_benchmarks pano -- TEST.BATCH_SIZE 4
+
+What is missing is listed first, for every chosen benchmark; the rest still runs. A benchmark that was interrupted goes
+on where it stopped. Exit status: 0 everything chosen ran; 1 a run failed; 2 something chosen could not be started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from maft.data import register_all
+from maft.errors import UserError, run_command
+from maft.evaluation.results import summary
+from maft.seeding import SEEDED
+from tools.assets import checkpoint_problem
+from tools.benchmarks import PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
+
+ROOT = Path(__file__).resolve().parent.parent
+CANNOT_RUN = 2
+FAILED = 1
+
+
+def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Options, and the KEY VALUE pairs after "--".
+
+    Raises:
+        UserError: a benchmark that the model does not have, or a key without value.
+    """
+    words = list(words)
+    cut = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        prog="run_benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", choices=tuple(SUITES))
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but the photographs")
+    parser.add_argument("--names-only", action="store_true", help="plain MAFT+: class names, no reasons")
+    parser.add_argument("--num-gpus", type=int, help="default: all there are; without one, the CPU")
+    parser.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
+    parser.add_argument("--list", action="store_true", help="only list what would run and what is missing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(words[:cut])
+    try:
+        return options, parse_overrides(words[cut + 1 :])
+    except ValueError as error:
+        raise UserError(f"after --: {error}") from error
+
+
+def choose(suite: Suite, names: Sequence[str]) -> tuple[Benchmark, ...]:
+    """The benchmarks that the user named, in the suite's order; its default where none is named.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    known = {benchmark.name: benchmark for benchmark in suite.benchmarks}
+    for name in names:
+        if name not in known:
+            raise UserError(f"benchmark '{name}': unknown to '{suite.name}'; choose from {', '.join(known)}")
+    return tuple(known[name] for name in known if name in names) if names else suite.default
+
+
+def list_plans(plans: Sequence[Plan]) -> None:
+    """Print what runs, what cannot, and how to get what is missing; each thing once."""
+    for entry in plans:
+        print(f"{'will run' if entry.can_run else 'CANNOT RUN'}: {entry.benchmark.name} ({entry.benchmark.title})")
+    found: dict[tuple[str, str, bool], list[str]] = {}
+    for entry in plans:
+        for missing in entry.missing:
+            found.setdefault((missing.what, missing.way_out, missing.needed), []).append(entry.benchmark.name)
+    for (what, way_out, needed), names in found.items():
+        head = "MISSING" if needed else "not there, and done without"
+        print(f"\n{head}, for {', '.join(names)}:\n  {what}\n  {way_out}")
+    print(flush=True)
+
+
+def announce_photos(entry: Plan, suite: Suite) -> None:
+    """Prepare the photographs, and say so where their segmentation will mean nothing."""
+    from tools.photos.prepare import default_root, prepare  # needs the photographs' packages; only here
+
+    layout = prepare(default_root())
+    print(f"photographs, rough labels and reasons: {layout.root}")
+    if entry.keys.get("MODEL.WEIGHTS") == SEEDED:
+        problem = checkpoint_problem(suite.weights) or "not asked for"
+        print(
+            f"\n  {suite.weights}: {problem}.\n"
+            "  RANDOM STAND-IN WEIGHTS ARE USED INSTEAD. The whole way from picture to result runs, but\n"
+            "  THE SEGMENTATION MEANS NOTHING. pretrained/README.md says where the real weights are.\n"
+        )
+
+
+def train_net_command(entry: Plan, num_gpus: int, resume: bool) -> list[str]:
+    """The command line of one evaluation."""
+    words = [sys.executable, "train_net.py", "--config-file", entry.config, "--num-gpus", str(num_gpus), "--eval-only"]
+    if resume:
+        words.append("--resume")
+    for key, value in entry.keys.items():
+        words += [key, value]
+    return words
+
+
+def run_one(entry: Plan, suite: Suite, num_gpus: int, resume: bool) -> int:
+    """Run one benchmark and return the exit status of its evaluation."""
+    if entry.benchmark.name == PHOTOS:
+        announce_photos(entry, suite)
+    command = train_net_command(entry, num_gpus, resume)
+    print(f"== {entry.benchmark.name}: {shlex.join(command[1:])}", flush=True)
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if entry.benchmark.name == PHOTOS and status == 0:
+        report = [sys.executable, "-m", "tools.photos", "report", str(entry.output)]
+        status = subprocess.run(report, cwd=ROOT, check=False).returncode
+    return status
+
+
+def outcome(status: int | None) -> str:
+    """A word for the table: None stands for a benchmark that was not started."""
+    if status is None:
+        return "not started: see what is missing, above"
+    if status == 0:
+        return "done"
+    return f"failed, killed by signal {-status}" if status < 0 else f"failed, exit status {status}"
+
+
+def print_summary(plans: Sequence[Plan], statuses: Mapping[str, int | None], seconds: Mapping[str, float]) -> None:
+    """The table at the end: what became of every benchmark, then the results of those that ran."""
+    rows = [
+        [entry.benchmark.name, outcome(statuses[entry.benchmark.name]), seconds.get(entry.benchmark.name)]
+        for entry in plans
+        if entry.benchmark.name in statuses
+    ]
+    print("\n" + tabulate(rows, headers=["benchmark", "outcome", "seconds"], floatfmt=".0f", tablefmt="github"))
+    results = {
+        entry.benchmark.dataset: json.loads(entry.results_file.read_text(encoding="utf-8"))
+        for entry in plans
+        if statuses.get(entry.benchmark.name) == 0 and entry.results_file.is_file()
+    }
+    if results:
+        print("\n" + summary(results))
+
+
+def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """List, run, sum up; returns the exit status."""
+    suite = SUITES[options.model]
+    register_all()
+    plans = [
+        plan(suite, benchmark, names_only=options.names_only, overrides=overrides)
+        for benchmark in choose(suite, options.benchmarks)
+    ]
+    list_plans(plans)
+    ready = [entry for entry in plans if entry.can_run]
+    if options.list:
+        return 0 if len(ready) == len(plans) else CANNOT_RUN
+    num_gpus = torch.cuda.device_count() if options.num_gpus is None else options.num_gpus
+    statuses: dict[str, int | None] = {entry.benchmark.name: None for entry in plans if not entry.can_run}
+    seconds: dict[str, float] = {}
+    try:
+        for entry in ready:
+            started = time.monotonic()
+            statuses[entry.benchmark.name] = run_one(entry, suite, max(num_gpus, 1), options.resume)
+            seconds[entry.benchmark.name] = time.monotonic() - started
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped")
+        return 130
+    finally:
+        print_summary(plans, statuses, seconds)
+    if any(status for status in statuses.values()):
+        return FAILED
+    return CANNOT_RUN if None in statuses.values() else 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    arguments = sys.argv[1:] if words is None else words
+
+    def body() -> int:
+        options, overrides = parse_arguments(arguments)
+        return run_all(options, overrides)
+
+    return run_command(body, debug="--debug" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
