@@ -25,6 +25,7 @@ from maft.evaluation.files import user_errors, write_aside
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
 from maft.evaluation.panoptic import (
     CategoryCounts,
+    GroundTruthError,
     add_counts,
     encode_panoptic,
     match_segments,
@@ -53,7 +54,8 @@ class SemanticEvaluator:
     def __init__(self, dataset_name: str, output_dir: str | Path, save_predictions: bool = False) -> None:
         """
         Args:
-            dataset_name: a registered data set; its metadata gives `stuff_classes` and `ignore_label`.
+            dataset_name: a registered data set; its metadata gives `short_names` (or `stuff_classes`)
+                and `ignore_label`.
             output_dir: the folder of this data set's results; predictions go to its subfolder `sem_seg`.
             save_predictions: write every predicted label map, as a PNG of class indices (8 or 16 bit).
 
@@ -62,7 +64,7 @@ class SemanticEvaluator:
         """
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
-        self._class_names: list[str] = list(metadata.stuff_classes)
+        self._class_names: list[str] = list(metadata.get("short_names", metadata.stuff_classes))
         self._ignore_label: int = metadata.ignore_label
         records = _records_by_image(dataset_name, "sem_seg_file_name")
         self._label_files = {image: record["sem_seg_file_name"] for image, record in records.items()}
@@ -138,8 +140,8 @@ class PanopticEvaluator:
         """
         Args:
             dataset_name: a registered data set. Its records have "pan_seg_file_name" and "segments_info" with class
-                indices as "category_id"; its metadata has `stuff_classes` (all classes) and the mappings
-                `thing_dataset_id_to_contiguous_id`, `stuff_dataset_id_to_contiguous_id`.
+                indices as "category_id"; its metadata has `short_names` (or `stuff_classes`), all classes, and the
+                mappings `thing_dataset_id_to_contiguous_id`, `stuff_dataset_id_to_contiguous_id`.
             output_dir: the folder of this data set's results; predictions go to its subfolder `panoptic_seg`, and as
                 a COCO panoptic JSON beside it.
             save_predictions: write every predicted panoptic map.
@@ -149,7 +151,7 @@ class PanopticEvaluator:
         """
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
-        self._class_names: list[str] = list(metadata.stuff_classes)
+        self._class_names: list[str] = list(metadata.get("short_names", metadata.stuff_classes))
         thing_ids: Mapping[int, int] = metadata.get("thing_dataset_id_to_contiguous_id", {})
         stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id", {})
         self._things = frozenset(thing_ids.values())
@@ -191,7 +193,7 @@ class PanopticEvaluator:
         _check_size(image, predicted, truth_file, true)
         try:
             counts = match_segments(predicted, infos, true, truth["segments_info"])
-        except ValueError as error:
+        except GroundTruthError as error:
             raise UserError(f"{truth_file}: {error}; prepare the data set again") from error
         record: dict[str, Any] = {"categories": {str(c): list(astuple(of)) for c, of in counts.items()}}
         if self._save_predictions:

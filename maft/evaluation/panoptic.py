@@ -27,6 +27,10 @@ VOID = 0
 MATCH_THRESHOLD = 0.5
 
 
+class GroundTruthError(ValueError):
+    """The ground truth of an image contradicts itself."""
+
+
 @dataclass(frozen=True)
 class CategoryCounts:
     """What one class contributes: the summed IoU of its matches, and counts of segments."""
@@ -74,11 +78,11 @@ class _Segments:
     crowd: NDArray[np.bool_]  # (N,)
 
 
-def _describe(ids: NDArray[np.int64], infos: Sequence[Mapping[str, Any]], what: str) -> _Segments:
+def _describe(ids: NDArray[np.int64], infos: Sequence[Mapping[str, Any]], error: type[ValueError]) -> _Segments:
     by_id = {int(info["id"]): info for info in infos}
     unknown = [int(i) for i in ids if i != VOID and int(i) not in by_id]
     if unknown:
-        raise ValueError(f"the {what} has pixels of segment {unknown[0]}, which its list of segments lacks")
+        raise error(f"has pixels of segment {unknown[0]}, which is not in the list of segments")
     return _Segments(
         ids=ids,
         categories=np.array([-1 if i == VOID else by_id[int(i)]["category_id"] for i in ids], dtype=np.int64),
@@ -105,7 +109,9 @@ def match_segments(
         Category id to its counts; categories without any segment are absent.
 
     Raises:
-        ValueError: the maps differ in shape, or a map holds an id that its list lacks, or a predicted segment is empty.
+        GroundTruthError: the true map holds an id that its list lacks.
+        ValueError: the maps differ in shape, the predicted map holds an id that its list lacks, or a predicted segment
+            has no pixel.
     """
     if predicted_map.shape != true_map.shape:
         raise ValueError(f"the prediction has shape {predicted_map.shape}, the ground truth {true_map.shape}")
@@ -115,8 +121,8 @@ def match_segments(
     overlap = np.bincount(
         true_index.ravel() * shape[1] + predicted_index.ravel(), minlength=shape[0] * shape[1]
     ).reshape(shape)
-    true = _describe(true_ids, true_infos, "ground truth")
-    predicted = _describe(predicted_ids, predicted_infos, "prediction")
+    true = _describe(true_ids, true_infos, GroundTruthError)
+    predicted = _describe(predicted_ids, predicted_infos, ValueError)
     empty = {int(info["id"]) for info in predicted_infos} - {int(i) for i in predicted_ids}
     if empty:
         raise ValueError(f"the prediction lists segment {min(empty)}, which has no pixel")
