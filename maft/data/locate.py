@@ -123,8 +123,8 @@ def _hint(spec: DatasetSpec, root: Path) -> str:
         return "Check the folders it was registered with."
     parts = (spec.images[0], *spec.labels[:1], *spec.json_files[:1])
     return (
-        f"It belongs into {root / spec.bases[0]} ({', '.join(parts)}), as {README} draws it; or set DETECTRON2_DATASETS "
-        f"to the folder that holds it (now {root})."
+        f"It belongs into {root / spec.bases[0]} ({', '.join(parts)}), as {README} draws it; or set "
+        f"DETECTRON2_DATASETS to the folder that holds it (now {root})."
     )
 
 

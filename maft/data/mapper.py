@@ -66,7 +66,7 @@ class InferenceMapper:
                     "image and annotation file do not belong together"
                 )
         resized = self.resize.get_transform(pixels).apply_image(pixels)
-        chw = np.ascontiguousarray(resized.transpose(2, 0, 1))
+        chw = np.array(resized.transpose(2, 0, 1), order="C")  # a copy: PIL's own memory is read-only
         return {**record, "height": height, "width": width, "image": torch.from_numpy(chw)}
 
     def read(self, path: str) -> np.ndarray:
