@@ -52,6 +52,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
+    note: str = ""
     folded: bool = False
 
 
@@ -100,7 +101,8 @@ def _table(table: Table) -> str:
     grid = f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     if table.folded:
         return f"<details><summary>{escape(table.title)}</summary>{grid}</details>"
-    return f"<h3>{escape(table.title)}</h3>{grid}"
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return f"<h3>{escape(table.title)}</h3>{grid}{note}"
 
 
 def _section(section: Section) -> str:
@@ -113,18 +115,15 @@ def _section(section: Section) -> str:
 
 
 def _figure(figure: Figure, section: Section) -> str:
-    title = f"<figcaption><b>{escape(figure.title)}</b>"
+    title = f"<b>{escape(figure.title)}</b>"
     if figure.uri is None:
-        return f'<figure>{title}</figcaption><div class="absent">{escape(figure.note)}</div></figure>'
-    note = f" &middot; {escape(figure.note)}" if figure.note else ""
+        return f'<figure><figcaption>{title}</figcaption><div class="absent">{escape(figure.note)}</div></figure>'
+    caption = f"<figcaption>{title}{escape(figure.note) or '&nbsp;'}</figcaption>"
     alternative = escape(f"{section.title}: {figure.title}")
     image = f'<img src="{escape(figure.uri)}" alt="{alternative}">'
     legend = "".join(_legend(entry) for entry in figure.legend)
-    return (
-        f"<figure>{title}{note}</figcaption>{image}"
-        + (f'<ul class="legend">{legend}</ul>' if legend else "")
-        + ("</figure>")
-    )
+    legend = f'<ul class="legend">{legend}</ul>' if legend else ""
+    return f"<figure>{caption}{image}{legend}</figure>"
 
 
 def _legend(entry: Legend) -> str:

@@ -51,8 +51,8 @@ _SEMANTIC_COLUMNS = {
     "pACC": "pACC",
 }
 _DEFINITIONS = (
-    "Percent. mIoU (reference) divides by the classes in ground truth or prediction, mIoU (present) by those in the "
-    "ground truth."
+    "mIoU (reference) divides by the number of classes in labels or prediction, mIoU (present) by the number in the "
+    "labels."
 )
 
 
@@ -168,13 +168,16 @@ def _prediction_figure(
 def _reasons(
     runs: Sequence[Run], data: _Data, image_reasons: Mapping[str, Reason], truth: Maps
 ) -> tuple[str, list[Reason]]:
-    """The reasons to show under a photograph, and what the counters of the runs say about their use."""
+    """The title over the reasons of a photograph, from what the runs say about their use, and the reasons."""
     usage = [run.results.get("usage", {}) for run in runs]
+    used = {run.results.get("provenance", {}).get("reasons", {}).get("attributes") for run in runs} - {None}
+    first = f" (the first {used.pop()} attributes of each were used)" if len(used) == 1 else ""
     if any(counts.get("image", 0) for counts in usage) or not any(counts for counts in usage):
-        return "Reasons for this photograph", list(image_reasons.values())
+        return f"Reasons for this photograph{first}", list(image_reasons.values())
     if any(str(key).startswith("generic") and count for counts in usage for key, count in counts.items()):
         names = [data.vocabulary.class_names[index] for index, _ in shares(truth)]
-        return "Generic reasons of the labelled classes", [data.generic[name] for name in names if name in data.generic]
+        generic = [data.generic[name] for name in names if name in data.generic]
+        return f"Generic reasons of the labelled classes{first}", generic
     return "Reasons for this photograph (not used: class names only)", list(image_reasons.values())
 
 
@@ -182,25 +185,22 @@ def _tables(runs: Sequence[Run], vocabulary: Vocabulary) -> list[Table]:
     semantic, panoptic, details = [], [], []
     for run in runs:
         metrics = run.results.get("metrics", {})
-        label = [run.name, run.dataset, _weights(run)]
         if "sem_seg" in metrics:
-            semantic.append([*label, *(_number(metrics["sem_seg"].get(key)) for key in _SEMANTIC_COLUMNS)])
+            semantic.append([run.name, *(_number(metrics["sem_seg"].get(key)) for key in _SEMANTIC_COLUMNS)])
             details.append(_class_table(run, "sem_seg", metrics["sem_seg"], vocabulary))
         if "panoptic_seg" in metrics:
-            panoptic.append([*label, *_qualities(metrics["panoptic_seg"])])
+            panoptic.append([run.name, *_qualities(metrics["panoptic_seg"])])
             details.append(_class_table(run, "panoptic_seg", metrics["panoptic_seg"], vocabulary))
-    head = ["evaluation", "data set", "weights"]
     tables = []
     if semantic:
-        title = f"Semantic segmentation. {_DEFINITIONS}"
-        tables.append(Table(title, [*head, *_SEMANTIC_COLUMNS.values()], semantic, texts=3))
+        columns = ["evaluation", *_SEMANTIC_COLUMNS.values()]
+        tables.append(Table("Semantic segmentation, percent", columns, semantic, note=_DEFINITIONS))
     if panoptic:
-        columns = ["PQ", "SQ", "RQ", "PQ things", "PQ stuff"]
-        tables.append(Table("Panoptic segmentation. Percent.", [*head, *columns], panoptic, texts=3))
-    rows = [[run.name, run.dataset, _images(run), _usage(run)] for run in runs]
-    tables.append(
-        Table("What was evaluated, and which reasons were used", [*head[:2], "photographs", "reasons"], rows, 4)
-    )
+        columns = ["evaluation", "PQ", "SQ", "RQ", "PQ things", "PQ stuff"]
+        tables.append(Table("Panoptic segmentation, percent", columns, panoptic))
+    columns = ["evaluation", "weights", "reasons used", "photographs", "data set"]
+    rows = [[run.name, _weights(run), _usage(run), _images(run), run.dataset] for run in runs]
+    tables.append(Table("What was run", columns, rows, texts=len(columns)))
     return [*tables, *details, *(_provenance_table(run) for run in runs if run.results.get("provenance"))]
 
 

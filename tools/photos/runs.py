@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Run:
     """One data set's folder in the output of one evaluation.
 
     Attributes:
-        name: how the page calls it.
+        name: how the page calls it: after the configuration, and the output folder where that is not enough.
         folder: `OUT_DIR/inference/<data set>`.
         results: the content of results.json; empty where the evaluation did not end.
     """
@@ -84,8 +85,19 @@ def find_runs(out_dirs: Iterable[Path], prefix: str) -> list[Run]:
                 f"{out_dir}: holds no evaluation of the photographs (inference/{prefix}*); "
                 "give the OUTPUT_DIR of one, or run bash eval_reason_base.sh photos"
             )
-        runs += [Run(out_dir.name, folder, _results(folder / "results.json")) for folder in found]
-    return runs
+        runs += [_run(out_dir, folder) for folder in found]
+    uses = Counter((run.name, run.dataset) for run in runs)
+    return [run if uses[run.name, run.dataset] == 1 else replace(run, name=_long_name(run)) for run in runs]
+
+
+def _run(out_dir: Path, folder: Path) -> Run:
+    results = _results(folder / "results.json")
+    config_file = results.get("provenance", {}).get("config_file")
+    return Run(Path(config_file).stem if config_file else str(out_dir), folder, results)
+
+
+def _long_name(run: Run) -> str:
+    return f"{run.name} ({run.folder.parent.parent})"
 
 
 def read_prediction(run: Run, task: str, stem: str, num_classes: int) -> Maps | str:
