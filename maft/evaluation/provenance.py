@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maft.errors import UserError
 
 ABSENT = "absent"
@@ -25,7 +27,7 @@ IRRELEVANT_KEYS = frozenset({"OUTPUT_DIR", "VIS_PERIOD", "DATALOADER", "DATASETS
 
 _CHUNK = 1 << 22
 _DIGEST_BYTES = 16
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "timm")
+_PACKAGES = ("torchvision", "numpy", "pillow", "open_clip_torch", "timm")
 
 
 def _digest() -> hashlib.blake2b:
@@ -126,7 +128,7 @@ def detectron2_kind() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what a result may depend on: Python, the libraries, and which detectron2 is active."""
-    found = {"python": platform.python_version(), "detectron2": detectron2_kind()}
+    found = {"python": platform.python_version(), "detectron2": detectron2_kind(), "torch": torch.__version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
