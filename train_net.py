@@ -45,6 +45,9 @@ from maft.seeding import SEEDED
 
 logger = logging.getLogger("maft.train_net")
 
+PHOTOS_PREFIX = "photos_"
+"""How the data sets of tools/photos begin."""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The reference's flags, and `--debug`."""
@@ -113,6 +116,16 @@ def choose_device(cfg: CfgNode, num_gpus: int) -> int:
     if num_gpus > there:
         raise UserError(f"--num-gpus {num_gpus}: this machine has {there}; pass --num-gpus {there}")
     return num_gpus
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Make the data sets that the config may name known, in every process; nothing of them is read yet."""
+    register_all()
+    if any(name.startswith(PHOTOS_PREFIX) for name in cfg.DATASETS.TEST):
+        # Only now: the photographs need packages that an evaluation of other data sets does without.
+        from tools.photos.datasets import register
+
+        register()
 
 
 def check_inputs(cfg: CfgNode) -> None:
@@ -193,7 +206,7 @@ def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bo
             fingerprint=parts,
             usage=model.text.usage,
         )
-        model.text.flush()
+        model.text.bank.flush()
         if evaluation is None:
             continue
         evaluations[dataset] = evaluation
@@ -224,7 +237,7 @@ def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:
 def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """Everything that one process does."""
     # Once more: processes that detectron2's launch spawns start without the parent's registrations.
-    register_all()
+    register_datasets(cfg)
     default_setup(cfg, arguments)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
@@ -261,7 +274,7 @@ def main(arguments: argparse.Namespace) -> int:
     cfg = build_config(arguments.config_file, arguments.opts)
     if not arguments.eval_only:
         raise UserError("training is not part of this version; add --eval-only")
-    register_all()
+    register_datasets(cfg)
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     processes = choose_device(cfg, int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else arguments.num_gpus)
     check_inputs(cfg)

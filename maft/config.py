@@ -33,7 +33,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "MODEL.REASON.BANK_DIR": ("reason_data/text_bank", "where sentence features are kept for good; '' keeps none"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "how they are stored: float32 or float16"),
     # CLIP and the transfer
-    "MODEL.FC_CLIP.CLIP_MODEL_NAME": ("convnext_large_d_320", "open_clip architecture, or a file of configs/clip/"),
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME": ("convnext_large_d_320", "open_clip architecture, one of configs/clip/, or the path of a JSON model config"),
     "MODEL.FC_CLIP.EMBED_DIM": (768, "width of CLIP's shared space"),
     "MODEL.cdt_params": ([768, 8], "width and heads of the content-dependent transfer"),
     # Mask decoder

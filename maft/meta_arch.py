@@ -27,11 +27,13 @@ from reason.vocabulary import split_synonyms
 from . import inference
 from .data import datasets_root
 from .errors import UserError
-from .modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
+from .modeling.backbone import CLIPBackbone, build_clip, known_architecture, register_clip_configs
 from .modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder as PixelDecoder
 from .modeling.segmentor import MaskHead, Regions, Segmentor
 from .modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder as Decoder
-from .text import Classifier, ClassifierSource, CLIPTextEncoder, FeatureBank
+from .text.bank import FeatureBank
+from .text.classifier import Classifier, ClassifierSource
+from .text.encoder import CLIPTextEncoder
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
@@ -43,15 +45,34 @@ BACKBONE_STRIDE = 32
 @BACKBONE_REGISTRY.register()
 def CLIP(cfg: CfgNode, input_shape: object = None) -> CLIPBackbone:
     """MODEL.BACKBONE.NAME "CLIP": the architecture of MODEL.FC_CLIP.CLIP_MODEL_NAME."""
-    register_clip_configs(CLIP_CONFIG_DIR)
-    name, width = cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME, cfg.MODEL.FC_CLIP.EMBED_DIM
+    width = cfg.MODEL.FC_CLIP.EMBED_DIM
+    name = clip_architecture(cfg)
     try:
         backbone = CLIPBackbone(build_clip(name), name)
     except ValueError as error:
-        raise UserError(f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320") from error
+        raise _bad_architecture(error) from error
     if backbone.embed_dim != width:
         raise UserError(f"MODEL.FC_CLIP.EMBED_DIM: {width}, but {name} is {backbone.embed_dim} wide; set it so")
     return backbone
+
+
+def clip_architecture(cfg: CfgNode) -> str:
+    """The open_clip name of MODEL.FC_CLIP.CLIP_MODEL_NAME, after open_clip was told of configs/clip/ or the file named.
+
+    Raises:
+        UserError: a file is named that is not there.
+    """
+    register_clip_configs(CLIP_CONFIG_DIR)
+    try:
+        return known_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
+    except ValueError as error:
+        raise _bad_architecture(error) from error
+
+
+def _bad_architecture(error: ValueError) -> UserError:
+    return UserError(
+        f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320"
+    )
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -226,7 +247,7 @@ class MAFT_Plus(Segmentor):
         if self._source is None:
             clip, name = self.backbone.clip_model, self.backbone.model_name
             encoder = CLIPTextEncoder(clip, open_clip.get_tokenizer(name))
-            bank = FeatureBank(encoder=encoder, templates=self._text_options["templates"], **self._bank_options)
+            bank = FeatureBank(encoder, self._text_options["templates"], **self._bank_options)
             self._source = ClassifierSource(encoder=encoder, bank=bank, **self._text_options)
         return self._source
 

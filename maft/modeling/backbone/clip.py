@@ -17,6 +17,24 @@ def register_clip_configs(folder: str | Path) -> None:
         open_clip.add_model_config(Path(folder))
 
 
+def known_architecture(name: str) -> str:
+    """The open_clip name of an architecture.
+
+    Args:
+        name: one that open_clip knows, or the path of a JSON model config, which is made known by its file name.
+
+    Raises:
+        ValueError: the path names no file.
+    """
+    if not name.endswith(".json"):
+        return name
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"'{name}' is no file")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
 def build_clip(model_name: str) -> nn.Module:
     """An open_clip CLIP without pretrained weights: they come with the checkpoint, which holds both towers.
 

@@ -1,0 +1,1 @@
+"""Holding the project against tensors recorded from the reference."""
