@@ -142,12 +142,11 @@ def test_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert preparation.default_root() == tmp_path
 
 
-def test_registered_data_sets_name_all_photographs(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_data_sets_name_all_photographs(layout: Layout) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from tools.photos.datasets import PANOPTIC, SEMANTIC, register
 
-    monkeypatch.chdir(REPOSITORY)
     assert register(layout.root) == (SEMANTIC, PANOPTIC)
     assert register(layout.root) == (SEMANTIC, PANOPTIC)
     stems = [photograph.stem for photograph in load_photographs()]
@@ -163,7 +162,7 @@ def test_registered_data_sets_name_all_photographs(layout: Layout, monkeypatch: 
         drawn = [(segment["id"], segment["category_id"]) for segment in annotation["segments_info"]]
         assert found == [(segment, category, category in things) for segment, category in drawn]
     metadata = MetadataCatalog.get(SEMANTIC)
-    assert tuple(metadata.class_names) == load_photo_vocabulary().class_names
+    assert list(metadata.stuff_classes) == [",".join(synonyms) for synonyms in load_photo_vocabulary().synonyms]
     assert metadata.ignore_label == 255
 
 

@@ -131,7 +131,7 @@ def _segment_colors(labels: Labels) -> np.ndarray:
 
 def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
+    image.save(stream, format="PNG")
     return stream.getvalue()
 
 
