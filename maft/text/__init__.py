@@ -1,7 +1,7 @@
 """Text side: reasons -> prompts -> classifier rows, with a bank on disk of every sentence encoded so far.
 
-`prompts`: sentences and how they fold into rows; `encoder`: CLIP's text tower; `bank`: features on disk; `classifier`: rows
-per data set and image; `feature_files`: the JSON feature files of OpenSeg-R.
+`prompts`: sentences and how they fold into rows; `encoder`: CLIP's text tower; `bank`: features on disk; `classifier`:
+rows per data set and image; `feature_files`: the JSON feature files of OpenSeg-R.
 """
 
 from maft.text.bank import FeatureBank

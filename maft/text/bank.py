@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +21,22 @@ from maft.text.templates import TemplateSet, template_set
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[int], object]
+
+_PIECE = 1024
+"""Sentences encoded between two looks at the clock: about twenty seconds of work for two CPU cores."""
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class FeatureBank:
     """Sentences -> un-normalised CLIP text features, kept on disk.
 
-    Rows lie in `folder/<encoder fingerprint>/<template set>-<hash>-<dtype>/`, see `maft.text.shards`: different weights,
-    template sets or storage types never meet. New rows are collected in memory and written together: after `flush_rows`
-    of them, or when `flush_seconds` have passed since the last write, and on `flush` and `close` (as a `with` block does).
-    A process that is killed loses what it has not written, nothing else. Several processes may use one folder: each
-    writes shards of its own and finds those of the others.
+    Rows lie in `folder/<encoder fingerprint>/<template set>-<hash>-<dtype>/`, see `maft.text.shards`, so that different
+    weights, template sets or storage types never meet. New rows are collected in memory and written together: after
+    `flush_rows` of them, when `flush_seconds` have passed since the last write, and on `flush` and `close` (which the
+    end of a `with` block calls). A process that is killed loses what it has not written, nothing else. Several
+    processes may use one folder: each writes shards of its own and finds those of the others.
 
     A write that fails (disk full) raises UserError from whatever call it happened in. What lies on the disk is
     untouched and the rows stay in memory: the same call repeated is served from there, the next write takes them along.
@@ -93,8 +98,12 @@ class FeatureBank:
         name = f"{self._templates.name}-{self._templates.hash}-{str(self._dtype).removeprefix('torch.')}"
         return self._root / self._encoder.fingerprint / name
 
-    def get(self, sentences: Sequence[str]) -> Tensor:
+    def get(self, sentences: Sequence[str], on_progress: Progress | None = None) -> Tensor:
         """The features of `sentences`, encoded if need be.
+
+        Args:
+            sentences: N of them.
+            on_progress: called with the number of distinct sentences just found or encoded.
 
         Returns:
             (N, E) float32 on the CPU, not normalised, in the order asked for; repeated sentences are encoded once.
@@ -114,12 +123,19 @@ class FeatureBank:
             self._counts["read"] += int(now_found.sum())
             rows[torch.from_numpy(missing[now_found])] = later[torch.from_numpy(now_found)]
             found[missing[now_found]] = True
+        report = on_progress or _silent
+        report(int(found.sum()))
         for part, values in self._encode(distinct, keys, np.flatnonzero(~found)):
             rows[torch.from_numpy(part)] = values
+            report(len(part))
         return rows.float()[[places[sentence] for sentence in sentences]]
 
-    def prefetch(self, sentences: Iterable[str]) -> int:
+    def prefetch(self, sentences: Iterable[str], on_progress: Progress | None = None) -> int:
         """Encode those of `sentences` that the bank lacks.
+
+        Args:
+            sentences: may repeat.
+            on_progress: called with the number of distinct sentences just found or encoded.
 
         Returns:
             How many were encoded.
@@ -135,8 +151,10 @@ class FeatureBank:
             self._shards.refresh()
             known |= self._shards.contains(keys)
         missing = np.flatnonzero(~known)
-        for _ in self._encode(distinct, keys, missing):
-            pass
+        report = on_progress or _silent
+        report(int(known.sum()))
+        for part, _ in self._encode(distinct, keys, missing):
+            report(len(part))
         return len(missing)
 
     def flush(self) -> None:
@@ -219,8 +237,8 @@ class FeatureBank:
         self, sentences: Sequence[str], keys: np.ndarray, missing: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Encode and remember sentences[missing] piece by piece; yields (places, rows)."""
-        for start in range(0, len(missing), self._flush_rows):
-            part = missing[start : start + self._flush_rows]
+        for start in range(0, len(missing), _PIECE):
+            part = missing[start : start + _PIECE]
             values = self._encoder.encode([sentences[place] for place in part])
             stored = values.to(self._dtype)
             bad = (~torch.isfinite(stored)).any(dim=1).nonzero().flatten().tolist()
@@ -255,3 +273,7 @@ class FeatureBank:
             for key in list(islice(self._recent, surplus)):
                 del self._recent[key]
             self._counts["forgotten"] += surplus
+
+
+def _silent(count: int) -> None:
+    """No progress is wanted."""

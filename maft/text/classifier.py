@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 Source = Literal["plain", "generic", "image"]
 Synonyms = tuple[tuple[str, ...], ...]
 FALLBACKS = ("generic", "error")
-_WARM_UP_SENTENCES = 16_384
+_WARM_UP_SENTENCES = 4096
+_SECONDS_WITHOUT_BAR = 5
 _FOREIGN_ROW_TOLERANCE = 0.02
 
 
@@ -179,9 +180,9 @@ class ClassifierSource:
 
         "image", "plain", "generic" (asked for without an image), "generic_missing_file", "generic_no_class": images by
         what they got; they sum to the calls. Over image-specific files, and once for the generic one of a data set:
-        "padded_attributes" (classes whose attributes were repeated to NUM_DES), "empty_attributes" (classes left out for
-        want of any), "ignored_keys" (keys that are no class of the vocabulary). "feature_files": images whose rows were
-        read; "feature_files_ignored": not read because of `aligned` mode. Counts of zero are left out.
+        "padded_attributes" (classes whose attributes were repeated to NUM_DES), "empty_attributes" (classes left out
+        for want of any), "ignored_keys" (keys that are no class of the vocabulary). "feature_files": images whose rows
+        were read; "feature_files_ignored": not read because of `aligned` mode. Counts of zero are left out.
         """
         return {key: count for key, count in sorted(self._counts.items()) if count}
 
@@ -192,8 +193,8 @@ class ClassifierSource:
 
         Args:
             dataset, synonyms: as `classifier`.
-            image_files: paths or names of the images.
-            progress: show a bar over the images.
+            image_files: paths or names of the images; if there are none, the rows that all images share are meant.
+            progress: show bars.
 
         Returns:
             How many sentences were encoded.
@@ -202,28 +203,40 @@ class ClassifierSource:
             UserError, TripletError: as `classifier`, and if the bank cannot be written.
         """
         names = _freeze(synonyms)
-        pending: dict[str, None] = {}
+        images = list(image_files) if self._reasons else []
         encoded = 0
-        shared_needed = not self._reasons
-        for image_file in tqdm(list(image_files), desc=f"text of {dataset}", unit="image", disable=not progress):
-            if not self._reasons:
-                break
-            path = find_image_file(self._image_folders, image_file)
-            prompts = None if path is None else self._image_prompts(names, path)
-            if path is None or prompts is None:
-                if self._fallback == "error":
-                    raise self._no_reasons(image_file, path)
-                shared_needed = True
-            elif self._feature_file(path) is None:
-                pending.update(dict.fromkeys(prompts.sentences))
-            if len(pending) >= _WARM_UP_SENTENCES:
-                encoded += self._bank.prefetch(pending)
-                pending.clear()
+        shared_needed = not images
+        pending: dict[str, None] = {}
+        waiting = 0
+        with tqdm(
+            total=len(images), desc=f"reasons of {dataset}", unit="image", disable=not (progress and images)
+        ) as bar:
+            for number, image_file in enumerate(images, 1):
+                sentences = self._sentences_of(names, image_file)
+                shared_needed |= sentences is None
+                pending.update(dict.fromkeys(sentences or ()))
+                waiting += 1
+                if len(pending) >= _WARM_UP_SENTENCES or number == len(images):
+                    encoded += self._bank.prefetch(pending)
+                    bar.update(waiting)
+                    pending.clear()
+                    waiting = 0
         if shared_needed:
-            pending.update(dict.fromkeys(self._shared_prompts(names).sentences))
-        encoded += self._bank.prefetch(pending)
+            shared = dict.fromkeys(self._shared_prompts(names).sentences)
+            with tqdm(total=len(shared), desc=f"classes of {dataset}", unit="sentence", disable=not progress) as bar:
+                encoded += self._bank.prefetch(shared, bar.update)
         self._bank.flush()
         return encoded
+
+    def _sentences_of(self, names: Synonyms, image_file: str) -> tuple[str, ...] | None:
+        """What one image needs encoded; None if that is what all images share."""
+        path = find_image_file(self._image_folders, image_file)
+        prompts = None if path is None else self._image_prompts(names, path)
+        if path is None or prompts is None:
+            if self._fallback == "error":
+                raise self._no_reasons(image_file, path)
+            return None
+        return () if self._feature_file(path) is not None else prompts.sentences
 
     def _shared(self, dataset: str, names: Synonyms) -> Classifier:
         """Plain or generic rows, made once per data set and vocabulary."""
@@ -255,7 +268,9 @@ class ClassifierSource:
 
     def _build(self, prompts: Prompts, names: Synonyms, source: Source, rows: Tensor | None = None) -> Classifier:
         if rows is None:
-            rows = fold_rows(self._bank.get(prompts.sentences), prompts.row_members)
+            distinct = len(set(prompts.sentences))
+            with tqdm(total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR) as bar:
+                rows = fold_rows(self._bank.get(prompts.sentences, bar.update), prompts.row_members)
         return Classifier(
             rows=rows.to(self._device),
             rows_per_class=prompts.rows_per_class,

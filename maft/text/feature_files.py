@@ -1,8 +1,8 @@
 """The JSON feature files of OpenSeg-R: ready-made classifier rows of one image.
 
-`<folder>/<vocabulary>/<CLIP type>/<stem>.json` = {"text_classifier": R lists of E numbers, "test_num_templates": rows of
-every covered class, "class_index": their vocabulary indices}. The rows are those of `reference` mode. A file tells neither
-the weights nor the templates it was made with.
+`<folder>/<vocabulary>/<CLIP type>/<stem>.json` = {"text_classifier": R lists of E numbers, "test_num_templates": rows
+of every covered class, "class_index": their vocabulary indices}. The rows are those of `reference` mode. A file tells
+neither the weights nor the templates it was made with.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def read_feature_file(path: str | Path, prompts: Prompts, dim: int) -> Tensor:
     for key, wanted in (("test_num_templates", prompts.rows_per_class), ("class_index", prompts.class_index or ())):
         if document[key] != list(wanted):
             raise UserError(
-                f"{path}: {key} is {_short(document[key])}, but {prompts.source} gives {_short(wanted)}; check MODEL.NUM_DES, "
-                "remove the file, or make it again with tools.extract_text_features --format json"
+                f"{path}: {key} is {_short(document[key])}, but {prompts.source} gives {_short(wanted)}; check "
+                "MODEL.NUM_DES, remove the file, or make it again with tools.extract_text_features --format json"
             )
     rows = _matrix(path, document["text_classifier"])
     if rows.shape != (len(prompts.row_members), dim):

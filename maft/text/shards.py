@@ -101,7 +101,7 @@ class ShardFolder:
             names = set()
         except OSError as error:
             raise UserError(
-                f"{self.folder}: cannot be read ({error.strerror}); mend it, or set MODEL.REASON.BANK_DIR to another one"
+                f"{self.folder}: cannot be read ({error.strerror}); mend it, or name another MODEL.REASON.BANK_DIR"
             ) from error
         for name in sorted(names - self._shards.keys() - self._refused):
             shard = self._open(self.folder / name)
