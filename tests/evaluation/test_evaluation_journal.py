@@ -56,6 +56,14 @@ def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path, lost):
     assert [json.loads(line).get("image") for line in lines(tmp_path)] == [None, "a", "b", "c"]
 
 
+def test_a_torn_line_longer_than_what_follows_leaves_no_rest(tmp_path):
+    write(tmp_path, "a", "b" * 500)
+    path = tmp_path / "journal" / "rank-0.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    write(tmp_path, "c")
+    assert [json.loads(line).get("image") for line in lines(tmp_path)] == [None, "a", "c"]
+
+
 def test_a_torn_header_is_no_journal(tmp_path):
     write(tmp_path)
     path = tmp_path / "journal" / "rank-0.jsonl"

@@ -226,7 +226,9 @@ def test_other_user_errors_keep_their_type(data, tmp_path):
     with pytest.raises(TripletError, match=r"a\.json: broken"):
         scene.evaluate(
             *(scene.Network(), scene.NAME, scene.records(data), TripletMapper(), evaluator),
-            **{"output_dir": tmp_path, "num_workers": 1, "fingerprint": {}},
+            output_dir=tmp_path,
+            num_workers=1,
+            fingerprint={},
         )
 
 
@@ -236,7 +238,8 @@ def test_the_training_mode_comes_back(data, tmp_path):
     evaluator = scene.SemanticEvaluator(scene.NAME, tmp_path)
     scene.evaluate(
         *(network, scene.NAME, scene.records(data), scene.InferenceMapper(short_edge=0), evaluator),
-        **{"output_dir": tmp_path, "fingerprint": {}},
+        output_dir=tmp_path,
+        fingerprint={},
     )
     assert network.training
 
@@ -248,5 +251,6 @@ def test_no_images_and_a_doubled_image_are_user_errors(data, tmp_path):
         with pytest.raises(UserError, match=message):
             scene.evaluate(
                 *(scene.Network(), scene.NAME, records, scene.InferenceMapper(), evaluator),
-                **{"output_dir": tmp_path, "fingerprint": {}},
+                output_dir=tmp_path,
+                fingerprint={},
             )

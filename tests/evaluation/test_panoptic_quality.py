@@ -117,8 +117,13 @@ def test_scores_by_hand():
     assert [scores[part]["classes"] for part in ("all", "things", "stuff")] == [3, 2, 1]
     assert scores["per_class"]["sea"]["PQ"] is None
     assert scores["per_class"]["dog"] == {
-        **{"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "thing": True},
-        **{"matched": 0, "false_positives": 0, "false_negatives": 3},
+        "PQ": 0.0,
+        "SQ": 0.0,
+        "RQ": 0.0,
+        "thing": True,
+        "matched": 0,
+        "false_positives": 0,
+        "false_negatives": 3,
     }
     json.dumps(scores, allow_nan=False)
 
