@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,14 @@ from tools.benchmarks import PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overr
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 2
 FAILED = 1
+
+
+class Terminated(Exception):
+    """SIGTERM came: `subprocess.run` then ends the evaluation that is running, instead of leaving it behind."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -171,9 +180,9 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             started = time.monotonic()
             statuses[entry.benchmark.name] = run_one(entry, suite, max(num_gpus, 1), options.resume)
             seconds[entry.benchmark.name] = time.monotonic() - started
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print("\ninterrupted; the same command goes on where it stopped")
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     finally:
         print_summary(plans, statuses, seconds)
     if any(status for status in statuses.values()):
@@ -184,6 +193,7 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     arguments = sys.argv[1:] if words is None else words
+    signal.signal(signal.SIGTERM, _terminate)
 
     def body() -> int:
         options, overrides = parse_arguments(arguments)

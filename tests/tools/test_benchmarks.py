@@ -1,0 +1,212 @@
+"""The table of benchmarks, what is listed as missing, and the doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maft.data import dataset_spec
+from maft.errors import UserError
+from tools.assets import checkpoint_problem, count_files
+from tools.benchmarks import PHOTOS, SUITES, parse_overrides, plan
+from tools.run_benchmarks import choose, outcome, parse_arguments, train_net_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_table_names_what_exists() -> None:
+    for suite in SUITES.values():
+        assert (ROOT / suite.config).is_file() and (ROOT / suite.config_plain).is_file()
+        assert (ROOT / suite.weights).name in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
+        for benchmark in suite.benchmarks:
+            if benchmark.name != PHOTOS:
+                assert dataset_spec(benchmark.dataset).vocabulary == benchmark.name
+                assert (ROOT / "datasets/vocabularies" / f"{benchmark.name}.json").is_file()
+    assert [benchmark.name for benchmark in SUITES["base"].default] == ["voc20", "pc59", "ade150", "pc459", "ade847"]
+    assert [benchmark.name for benchmark in SUITES["pano"].default] == ["ade150"]
+
+
+def test_choosing_keeps_the_suites_order_and_refuses_unknown_names() -> None:
+    assert [entry.name for entry in choose(SUITES["large"], ["ade847", "pc59"])] == ["pc59", "ade847"]
+    assert choose(SUITES["large"], []) == SUITES["large"].default
+    with pytest.raises(UserError, match="'pc60': unknown to 'base'; choose from voc20, pc59"):
+        choose(SUITES["base"], ["pc60"])
+
+
+def test_arguments_after_two_dashes_are_keys() -> None:
+    options, keys = parse_arguments(["base", "pc59", "--names-only", "--", "TEST.BATCH_SIZE", "4"])
+    assert (options.model, options.benchmarks, options.names_only) == ("base", ["pc59"], True)
+    assert keys == {"TEST.BATCH_SIZE": "4"}
+    with pytest.raises(UserError, match="'4' stands alone"):
+        parse_arguments(["base", "--", "TEST.BATCH_SIZE", "4", "4"])
+    with pytest.raises(ValueError):
+        parse_overrides(["MODEL.NUM_DES"])
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder without any data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    return tmp_path
+
+
+def plausible_checkpoint(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.truncate(200_000_000)  # sparse
+
+
+def what(entry_missing: object) -> str:
+    return " | ".join(missing.what for missing in entry_missing)  # type: ignore[attr-defined]
+
+
+def test_everything_is_missing_in_an_empty_folder(workplace: Path) -> None:
+    entry = plan(SUITES["base"], SUITES["base"].benchmarks[1], names_only=False, overrides={})
+    assert not entry.can_run
+    assert [missing.needed for missing in entry.missing] == [True, True, True, False]
+    assert "pretrained/maftp_b.pth: no such file" in what(entry.missing)
+    assert "openvocab_pascal_ctx59_sem_seg_val" in what(entry.missing)
+    assert "reason_data/general_reason/pc59_class_reason.json: no such file" in what(entry.missing)
+    assert all(missing.way_out for missing in entry.missing)
+
+
+def test_names_only_needs_no_reasons_and_uses_the_plain_configuration(workplace: Path) -> None:
+    entry = plan(SUITES["base"], SUITES["base"].benchmarks[1], names_only=True, overrides={})
+    assert "reasons" not in what(entry.missing)
+    assert entry.config == "configs/semantic/eval_base.yaml"
+    assert not any(key.startswith("MODEL.REASON") for key in entry.keys)
+
+
+def test_what_lies_there_is_found_and_ends_up_in_the_keys(workplace: Path) -> None:
+    plausible_checkpoint(workplace / "pretrained/maftp_l.pth")
+    generic = workplace / "reason_data/general_reason/voc20_class_des.json"
+    generic.parent.mkdir(parents=True)
+    generic.write_text("{}", encoding="utf-8")
+    own = workplace / "reason_data/image_reason/some-model/voc20"
+    own.mkdir(parents=True)
+    (own / "2007_000033.json").write_text("{}", encoding="utf-8")
+    for folder, ending in (("images_detectron2", "jpg"), ("annotations_ovs", "png")):
+        target = workplace / "datasets/VOCdevkit/VOC2012" / folder
+        target.mkdir(parents=True)
+        (target / f"2007_000033.{ending}").write_bytes(b"")
+    entry = plan(SUITES["large"], SUITES["large"].benchmarks[0], names_only=False, overrides={"MODEL.NUM_DES": "2"})
+    assert entry.can_run and entry.missing == ()
+    assert entry.keys["MODEL.TEST_CLASS_REASON_JSON"] == "reason_data/general_reason/voc20_class_des.json"
+    assert entry.keys["MODEL.REASON_DIR"] == "reason_data/image_reason/some-model"
+    assert (entry.keys["MODEL.REASON_DATA"], entry.keys["MODEL.NUM_DES"]) == ("voc20", "2")
+    words = train_net_command(entry, 2, resume=True)
+    assert words[1:8] == ["train_net.py", "--config-file", entry.config, "--num-gpus", "2", "--eval-only", "--resume"]
+    assert dict(zip(words[8::2], words[9::2], strict=True)) == entry.keys
+
+
+def test_the_users_keys_are_what_is_looked_for(workplace: Path) -> None:
+    overrides = {"MODEL.WEIGHTS": "mine.pth", "OUTPUT_DIR": "elsewhere"}
+    entry = plan(SUITES["pano"], SUITES["pano"].benchmarks[0], names_only=False, overrides=overrides)
+    assert "weights mine.pth: no such file" in what(entry.missing)
+    assert entry.results_file == Path("elsewhere/inference/openvocab_ade20k_panoptic_val/results.json")
+    seeded = plan(SUITES["pano"], SUITES["pano"].benchmarks[0], names_only=True, overrides={"MODEL.WEIGHTS": "seeded"})
+    assert "weights" not in what(seeded.missing)
+
+
+def test_photographs_run_with_stand_ins_unless_the_weights_are_there(workplace: Path) -> None:
+    photos = next(entry for entry in SUITES["base"].benchmarks if entry.name == PHOTOS)
+    entry = plan(SUITES["base"], photos, names_only=False, overrides={})
+    assert entry.can_run and entry.keys["MODEL.WEIGHTS"] == "seeded"
+    plausible_checkpoint(workplace / "pretrained/maftp_b.pth")
+    assert "MODEL.WEIGHTS" not in plan(SUITES["base"], photos, names_only=False, overrides={}).keys
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"once upon a time", "not a PyTorch checkpoint"),
+        (b"PK\x03\x04 and little more", "broke off"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_by_its_content(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    path = tmp_path / "maftp_b.pth"
+    if content is not None:
+        path.write_bytes(content)
+    found = checkpoint_problem(path)
+    assert found is not None and problem in found
+
+
+def test_a_plausible_checkpoint_has_no_problem(tmp_path: Path) -> None:
+    plausible_checkpoint(tmp_path / "maftp_b.pth")
+    assert checkpoint_problem(tmp_path / "maftp_b.pth") is None
+
+
+def test_counting_files(tmp_path: Path) -> None:
+    for name in ("a.json", ".b.json", "c.txt"):
+        (tmp_path / name).touch()
+    assert count_files(tmp_path, ".json") == 1
+    assert count_files(tmp_path / "nowhere", ".json") == 0
+
+
+def test_outcomes_have_words() -> None:
+    assert [outcome(status) for status in (0, 1, -9)] == ["done", "failed, exit status 1", "failed, killed by signal 9"]
+    assert outcome(None).startswith("not started")
+
+
+def run_module(module: str, *words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment.pop("DETECTRON2_DATASETS", None)
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=folder or ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_command_line_lists_all_that_is_missing_before_anything_runs(tmp_path: Path) -> None:
+    done = run_module("tools.run_benchmarks", "base", "pc59", "ade847", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("CANNOT RUN") == 2
+    assert done.stdout.count("weights pretrained/maftp_b.pth: no such file") == 1
+    assert "for pc59, ade847" in done.stdout and "not started" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_command_line_refuses_an_unknown_benchmark() -> None:
+    done = run_module("tools.run_benchmarks", "pano", "pc59")
+    assert done.returncode == 2
+    assert done.stderr == "error: benchmark 'pc59': unknown to 'pano'; choose from ade150, photos\n"
+
+
+def test_doctor_speaks_json() -> None:
+    done = run_module("tools.doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] is True
+    names = {finding["name"] for finding in report["findings"]}
+    assert {"python", "torch", "detectron2", "CUDA", "on cpu", "pretrained/maftp_b.pth", "pc59"} <= names
+    assert {"openvocab_ade20k_panoptic_val", "openvocab_pascal20_sem_seg_val"} <= names
+    for finding in report["findings"]:
+        assert finding["section"] != "Checks", finding
+        if finding["state"] == "missing":
+            assert finding["needed_for"], finding
+
+
+def test_doctor_says_what_is_broken_instead_of_failing(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart is not there')\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.doctor"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    # The current folder comes first on the path and holds no torch, so that the broken one is found.
+    assert done.returncode == 1
+    assert "BROKEN  torch: cannot be imported: libcudart is not there" in done.stdout
+    assert "bash install.sh" in done.stdout and "Traceback" not in done.stderr
