@@ -2,7 +2,7 @@
 
 from maft.modeling.pixel_decoder.ops.backend import active_backend, build_report, load_problems
 from maft.modeling.pixel_decoder.ops.module import MSDeformAttn
-from maft.modeling.pixel_decoder.ops.operator import ms_deform_attn
+from maft.modeling.pixel_decoder.ops.ops import ms_deform_attn
 from maft.modeling.pixel_decoder.ops.plain import ms_deform_attn_plain
 
 __all__ = [

@@ -59,6 +59,15 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
+def library_digest(target: str) -> str:
+    """SHA-256 of a target's compiled library: the loader crashes the process over a truncated one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return hashlib.sha256(library_path(target).read_bytes()).hexdigest()
+
+
 def build_report() -> dict[str, Any] | None:
     """What the last build wrote (see build.py for the fields), or None where nothing was built.
 
@@ -168,6 +177,8 @@ def _load(target: str) -> str | None:
     if target == "cuda" and torch.version.cuda is None:
         return f"torch {torch.__version__} has no CUDA"
     try:
+        if entry.get("library") != library_digest(target):
+            return f"{path} is not what the build wrote, truncated or replaced; build again: {BUILD_COMMAND}"
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
         return f"{path} does not load ({one_line(error)}); build again: {BUILD_COMMAND}"

@@ -5,7 +5,8 @@ Python. They go to `lib` beside this file (or OPENSEG_R_OP_DIR) together with `b
 
     {"torch": version, "time": ISO 8601, "targets": {"cpu": ENTRY, "cuda": ENTRY}}
     ENTRY: {"state": "built" | "failed" | "skipped", "problem": one line or null, "output": first error lines,
-            "command": the compiler's command line, "sources": SHA-256, "seconds": float}
+            "command": the compiler's command line, "seconds": float,
+            "sources", "library": SHA-256 of what it was built from, and of the result (null where there is none)}
 
 "skipped" is a target that this machine cannot need: torch without CUDA, or neither a GPU nor a CUDA compiler. Where a
 build fails, an older library of that target goes too, so that folder and report agree, and plain PyTorch serves.
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -160,16 +162,18 @@ def build_target(target: str, previous: dict[str, Any], *, force: bool) -> dict[
     """Build one library, unless sources and command are those of the last build; the report's entry."""
     library = backend.library_path(target)
     sources = backend.sources_digest()
-    entry: dict[str, Any] = {"state": "built", "problem": None, "output": [], "command": None, "sources": sources}
+    entry: dict[str, Any] = {"state": "built", "problem": None, "output": [], "command": None}
+    entry |= {"sources": sources, "library": None}
     started = time.monotonic()
     try:
         command = COMMANDS[target](library)
         entry["command"] = shlex.join(command)
         same = all(previous.get(key) == entry[key] for key in ("state", "command", "sources"))
-        if same and library.exists() and not force:
+        if same and library.exists() and previous.get("library") == backend.library_digest(target) and not force:
             return previous
         _say(f"building {library.name} ...")
         _compile(command, library)
+        entry["library"] = backend.library_digest(target)
     except NotBuilt as reason:
         library.unlink(missing_ok=True)
         entry["state"] = "skipped" if reason.skipped else "failed"
@@ -179,7 +183,7 @@ def build_target(target: str, previous: dict[str, Any], *, force: bool) -> dict[
     return entry
 
 
-def build(targets: tuple[str, ...] = backend.TARGETS, *, force: bool = False) -> dict[str, Any]:
+def build(targets: Sequence[str] = backend.TARGETS, *, force: bool = False) -> dict[str, Any]:
     """Build the libraries, and write and return the report described above.
 
     Args:
@@ -246,10 +250,11 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def describe(report: dict[str, Any]) -> list[str]:
+def describe(report: dict[str, Any], targets: Sequence[str]) -> list[str]:
     """The report for a person: one line a target, and the compiler's first error lines under a failure."""
     lines = []
-    for target, entry in report["targets"].items():
+    for target in targets:
+        entry = report["targets"][target]
         if entry["state"] == "built":
             lines.append(f"deformable attention, {target}: built: {backend.library_path(target)}")
         else:
@@ -267,10 +272,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def body() -> int:
-        report = build(tuple(options.target or backend.TARGETS), force=options.force)
-        for line in describe(report):
+        targets = options.target or backend.TARGETS
+        report = build(targets, force=options.force)
+        for line in describe(report, targets):
             _say(line)
-        return int(any(entry["state"] == "failed" for entry in report["targets"].values()))
+        return int(any(report["targets"][target]["state"] == "failed" for target in targets))
 
     return run_command(body)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maft.modeling.pixel_decoder.ops.operator import ms_deform_attn
+from maft.modeling.pixel_decoder.ops.ops import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):

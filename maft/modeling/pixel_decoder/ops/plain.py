@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+MAX_LEVELS = 16
+"""The compiled kernels hold the levels' shapes in a fixed table (csrc/sampling.h); every kernel accepts the same."""
+
 # torch's enumeration of grid_sample's modes, as aten::grid_sampler_2d_backward wants them.
 _BILINEAR, _ZEROS = 0, 0
 
@@ -42,6 +45,8 @@ def check_inputs(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor
     batch, positions, heads, _ = value.shape
     levels = len(spatial_shapes) // 2
     expected = sum(spatial_shapes[2 * i] * spatial_shapes[2 * i + 1] for i in range(levels))
+    if levels > MAX_LEVELS:
+        raise ValueError(f"ms_deform_attn: at most {MAX_LEVELS} levels, got {levels}")
     if positions != expected:
         raise ValueError(
             f"ms_deform_attn: value holds {positions} positions, but the levels {list(spatial_shapes)} hold {expected}"
@@ -131,12 +136,17 @@ def plain_backward(
     """Gradients of `plain_forward` with respect to value, locations and weights, each in its input's dtype.
 
     Written out, because a kernel below autograd cannot ask autograd. grad is (B, Q, heads * dim).
+
+    Raises:
+        ValueError: grad has another shape.
     """
     batch, queries, heads, levels, points, _ = locations.shape
     dim = value.shape[3]
     dtype = compute_dtype(value.dtype)
+    if grad.shape != (batch, queries, heads * dim):
+        raise ValueError(f"ms_deform_attn_backward: grad must be (batch, queries, heads * dim), got {_shape(grad)}")
     if grad.numel() == 0:
-        return tuple(torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (value, locations, weights))
+        return value.new_zeros(value.shape), locations.new_zeros(locations.shape), weights.new_zeros(weights.shape)
     grad_rows = grad.to(dtype).transpose(1, 2).reshape(batch * heads, dim, queries, 1)
     grad_images, grad_grids, grad_weights = [], [], []
     parts = zip(_levels(value, spatial_shapes), _grids(locations), _level_weights(weights, dtype), strict=True)

@@ -63,9 +63,9 @@ OPENSEG_R_HD Taps<A> make_taps(A location_x, A location_y, int height, int width
     taps.pixel[i] = -1;
     taps.weight[i] = taps.slope_x[i] = taps.slope_y[i] = 0;
   }
-  if (x != x || y != y) {  // not a number: must show in the result, as it does in grid_sample
+  if (!std::isfinite(x) || !std::isfinite(y)) {  // must show in the result, as it does in grid_sample
     taps.pixel[0] = 0;
-    taps.weight[0] = taps.slope_x[0] = taps.slope_y[0] = x + y;
+    taps.weight[0] = taps.slope_x[0] = taps.slope_y[0] = 0 * x + 0 * y;  // not a number
     return taps;
   }
   // Before any conversion to int: a location far outside does not fit into one.
