@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -268,13 +269,27 @@ def test_cuda_toolkit_that_does_not_go_with_torch(tmp_path, monkeypatch):
         build.cuda_command(output)
 
 
+def test_cuda_toolkit_of_torchs_version_is_preferred(tmp_path, monkeypatch):
+    """An older nvcc on the path does not hide pip's CUDA packages."""
+    old = fake_nvcc(tmp_path / "old", "11.8")
+    matching = fake_nvcc(tmp_path / "nvidia" / "cu99", "99.1")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"platlib": str(tmp_path)})
+    monkeypatch.setattr(torch.version, "cuda", "99.0")
+    assert build.find_nvcc() == (matching, "99.1")
+    monkeypatch.setattr(torch.version, "cuda", "98.0")
+    assert build.find_nvcc() == (old, "11.8")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    assert build.find_nvcc() is None
+
+
 @pytest.mark.slow
 def test_cuda_kernel_compiles_and_registers(tmp_path):
     """Needs nvcc and torch with CUDA, but no GPU: the kernel is compiled and loaded, not run."""
     if torch.version.cuda is None:
         pytest.skip("torch has no CUDA")
-    nvcc = build.find_nvcc()
-    if nvcc is None or COMPILER is None:
+    if build.find_nvcc() is None or COMPILER is None:
         pytest.skip("no CUDA compiler")
     done = run_build(tmp_path, "--target", "cuda", TORCH_CUDA_ARCH_LIST="9.0")
     if "is of CUDA" in done.stdout:

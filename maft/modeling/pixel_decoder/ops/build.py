@@ -69,15 +69,30 @@ def find_compiler() -> str:
     raise NotBuilt("no C++ compiler on the path (install g++, or set CXX)")
 
 
-def find_nvcc() -> Path | None:
-    """nvcc of CUDA_HOME, of the path, of /usr/local/cuda, or of pip's CUDA packages, in this order."""
-    candidates: list[str | Path | None] = []
+def nvcc_release(nvcc: Path) -> str:
+    """The toolkit's version, such as "13.0"; empty if nvcc does not say."""
+    match = re.search(r"release (\d+\.\d+)", _output_of([str(nvcc), "--version"]))
+    return match[1] if match else ""
+
+
+def find_nvcc() -> tuple[Path, str] | None:
+    """nvcc and its release: of CUDA_HOME if that is set, else of the path, /usr/local/cuda or pip's CUDA packages.
+
+    The first of torch's major version comes before those of another.
+    """
     if os.environ.get("CUDA_HOME"):
-        candidates.append(Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc")
+        places = [Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc"]
     else:
-        candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
-        candidates += sorted(Path(sysconfig.get_paths()["platlib"]).glob("nvidia/cu*/bin/nvcc"))
-    return next((Path(found) for found in candidates if found and os.access(found, os.X_OK)), None)
+        on_path = shutil.which("nvcc")
+        places = [Path(on_path)] if on_path else []
+        places.append(Path("/usr/local/cuda/bin/nvcc"))
+        places += sorted(Path(sysconfig.get_paths()["platlib"]).glob("nvidia/cu*/bin/nvcc"))
+    found = [(place, nvcc_release(place)) for place in places if os.access(place, os.X_OK)]
+    return next((entry for entry in found if _same_major(entry[1], torch.version.cuda)), found[0] if found else None)
+
+
+def _same_major(release: str, other: str | None) -> bool:
+    return other is not None and release.split(".")[0] == other.split(".")[0]
 
 
 def cuda_architectures(nvcc: Path) -> list[str]:
@@ -130,19 +145,19 @@ def cuda_command(output: Path) -> list[str]:
     """
     if torch.version.cuda is None:
         raise NotBuilt(f"torch {torch.__version__} has no CUDA", skipped=True)
-    nvcc = find_nvcc()
-    if nvcc is None:
+    toolkit = find_nvcc()
+    if toolkit is None:
         gpu = torch.cuda.is_available()
         raise NotBuilt(
             f"no nvcc (install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME)"
             + ("" if gpu else "; this machine shows no GPU either"),
             skipped=not gpu,
         )
-    version = re.search(r"release (\d+)\.(\d+)", _output_of([str(nvcc), "--version"]))
-    if version is None or version[1] != torch.version.cuda.split(".")[0]:
-        found = f"{version[1]}.{version[2]}" if version else "of unknown version"
+    nvcc, release = toolkit
+    if not _same_major(release, torch.version.cuda):
         raise NotBuilt(
-            f"{nvcc} is of CUDA {found}, torch of {torch.version.cuda}: set CUDA_HOME to a toolkit of torch's version"
+            f"{nvcc} is of CUDA {release or '(unknown)'}, torch of {torch.version.cuda}: "
+            "set CUDA_HOME to a toolkit of torch's version"
         )
     host = ["-ccbin", shlex.split(find_compiler())[0], "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
     flags = ["-O3", "-std=c++17", "-shared", "-DUSE_CUDA", "--expt-relaxed-constexpr", "-cudart", "static"]
