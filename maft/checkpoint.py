@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,6 +23,17 @@ logger = logging.getLogger(__name__)
 
 TRAINING_ONLY_PREFIXES = ("backbone_t.",)
 """Entries of published checkpoints that evaluation neither builds nor needs: the frozen teacher."""
+
+_PLAIN_NUMPY: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+]
+"""Training checkpoints hold learning rates as numpy scalars, under the names of the numpy that wrote them: plain data."""
 
 _LISTED = 4
 _GET_WEIGHTS = "see pretrained/README.md for where to get the published files"
@@ -69,21 +82,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
-    # Checkpoints of other numpy versions hold scalars (learning rates) as numpy objects: plain data, hence admitted.
-    plain_numpy = [np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
     try:
-        with torch.serialization.safe_globals(plain_numpy):
+        with torch.serialization.safe_globals(_PLAIN_NUMPY), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             # Memory-mapped reading leaves the optimiser's state of a training checkpoint on the disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) and "lobal" in str(error):
+        text = str(error)
+        if "unsupported global" in text.lower() or ("Unsupported operand" in text and _is_plain_pickle(path)):
             raise UserError(
                 f"{path}: refused, the pickle carries code or objects other than weights; "
-                "convert it to .safetensors, or save its state dict alone"
+                "convert it to .safetensors, or save its state dict alone with torch.save"
             ) from error
         raise _truncated(path) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise _truncated(path) from error
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether a file is of Python's pickle, in a protocol that torch.save does not write."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"\x80" and head[1:] > b"\x02"
 
 
 def _truncated(path: Path) -> UserError:

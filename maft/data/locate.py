@@ -119,7 +119,7 @@ def status_of(spec: DatasetSpec, root: Path | None = None) -> DatasetStatus:
 
 
 def _hint(spec: DatasetSpec, root: Path) -> str:
-    if any(os.path.isabs(folder) for folder in spec.images):
+    if _is_absolute(spec):
         return "Check the folders it was registered with."
     parts = (spec.images[0], *spec.labels[:1], *spec.json_files[:1])
     return (
@@ -128,11 +128,16 @@ def _hint(spec: DatasetSpec, root: Path) -> str:
     )
 
 
+def _is_absolute(spec: DatasetSpec) -> bool:
+    """Whether a data set lies where it was registered, wherever the data-set root is."""
+    return any(os.path.isabs(folder) for folder in spec.images)
+
+
 def _search(spec: DatasetSpec, root: Path) -> tuple[DatasetPaths | None, list[str]]:
     looked_at: list[str] = []
     for base in spec.bases:
         folder = root / base
-        if not folder.is_dir():
+        if not folder.is_dir() and not _is_absolute(spec):
             looked_at.append(f"{folder}: no such folder")
             continue
         for paths, problem in _attempts(spec, folder):

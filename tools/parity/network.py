@@ -185,7 +185,7 @@ def _prompts(mode: str, inputs: Inputs) -> Prompts:
         reasons = parse_generic(inputs.generic_reason, where="inputs.json: generic_reason")
         return generic_prompts(inputs.synonyms, reasons, inputs.num_des, "reference", "inputs.json")
     reasons = parse_image(inputs.image_reason, where="inputs.json: image_reason").reasons
-    prompts = image_prompts(inputs.synonyms, reasons, inputs.num_des, "reference")
+    prompts = image_prompts(inputs.synonyms, reasons, inputs.num_des, "reference", "inputs.json")
     # Reasons that name no class of the vocabulary leave the picture with generic ones.
     return prompts if prompts is not None else _prompts("generic", inputs)
 

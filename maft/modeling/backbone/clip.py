@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import open_clip
@@ -46,13 +47,23 @@ def build_clip(model_name: str) -> nn.Module:
     """
     if model_name not in open_clip.list_models():
         raise ValueError(f"'{model_name}' is not an architecture that open_clip knows")
-    clip = open_clip.create_model(model_name, pretrained=None, load_weights=False)
+    root = logging.getLogger()
+    root.addFilter(_is_no_weights_warning)
+    try:
+        clip = open_clip.create_model(model_name, pretrained=None, load_weights=False)
+    finally:
+        root.removeFilter(_is_no_weights_warning)
     trunk = getattr(getattr(clip, "visual", None), "trunk", None)
     if not all(hasattr(trunk, part) for part in ("stem", "stages", "norm_pre", "head")):
         raise ValueError(f"'{model_name}' has no ConvNeXt image tower")
     if not hasattr(clip, "token_embedding"):
         raise ValueError(f"'{model_name}' has no text tower of CLIP's own kind")
     return clip
+
+
+def _is_no_weights_warning(record: logging.LogRecord) -> bool:
+    # open_clip warns of random weights, which would alarm everybody: a checkpoint replaces them all a moment later.
+    return "No pretrained weights loaded" not in record.getMessage()
 
 
 class CLIPBackbone(nn.Module):

@@ -1,0 +1,324 @@
+"""train_net.py as its users run it: subprocesses, real files, a small model with seeded weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from reason.vocabulary import load_vocabulary
+
+CONFIG = "tests/assets/tiny.yaml"
+DATASET = "openvocab_pascal20_sem_seg_val"
+STEMS = ("2007_000033", "2007_000042", "2007_000061.v2", "2007_000123")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PAS-20 in miniature: four real photographs, label maps, generic reasons, image-specific ones for two of them."""
+    root = tmp_path_factory.mktemp("world")
+    images = root / "datasets" / "VOCdevkit" / "VOC2012" / "images_detectron2" / "val"
+    labels = root / "datasets" / "VOCdevkit" / "VOC2012" / "annotations_ovs" / "val"
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    pictures = (skimage.data.chelsea(), skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()[:200])
+    for number, (stem, picture) in enumerate(zip(STEMS, pictures, strict=True)):
+        small = Image.fromarray(picture).resize((150 + 11 * number, 110))
+        small.save(images / f"{stem}.jpg")
+        label = np.full((110, 150 + 11 * number), 255, dtype=np.uint8)
+        label[20:90, 30:100] = 7 + number
+        label[90:, :] = 14
+        Image.fromarray(label).save(labels / f"{stem}.png")
+    vocabulary = load_vocabulary("voc20")
+    generic = {entry.name: {"class_des": [f"{entry.name} part {n}" for n in range(5)]} for entry in vocabulary.classes}
+    (root / "voc20.json").write_text(json.dumps(generic))
+    folder = root / "image_reason" / "voc20"
+    folder.mkdir(parents=True)
+    reasons = {"cat": {"reason3": ["brown fur", "green eyes"]}, "person": {"reason3": ["orange suit", "smile", "hair"]}}
+    for stem in STEMS[:2]:
+        (folder / f"{stem}.json").write_text(json.dumps({"reasoning": {"map_class_reason": reasons}}))
+    return root
+
+
+def keys(world: Path, output: Path, **changes: object) -> list[str]:
+    options: dict[str, object] = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.TEST_CLASS_REASON_JSON": world / "voc20.json",
+        "MODEL.REASON_DIR": world / "image_reason",
+        "MODEL.REASON_DATA": "voc20",
+        "DATASETS.TEST": f"('{DATASET}',)",
+        "OUTPUT_DIR": output,
+    }
+    options |= {key.replace("__", "."): value for key, value in changes.items()}
+    return [str(item) for pair in options.items() for item in pair]
+
+
+def environment(world: Path) -> dict[str, str]:
+    return os.environ | {"DETECTRON2_DATASETS": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
+
+
+def run(
+    repository: Path, world: Path, arguments: list[str], *flags: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "train_net.py", "--config-file", CONFIG, "--eval-only", *flags, *arguments]
+    return subprocess.run(
+        command, cwd=repository, env=environment(world), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def results(output: Path, dataset: str = DATASET) -> dict:
+    return json.loads((output / "inference" / dataset / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(repository: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one whole evaluation, predictions included."""
+    output = tmp_path_factory.mktemp("out")
+    done = run(repository, world, keys(world, output, TEST__SAVE_PREDICTIONS=True))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MEANS NOTHING" in done.stdout + done.stderr
+    return output
+
+
+def test_results_agree_with_the_saved_predictions(evaluated: Path, world: Path) -> None:
+    """Both definitions of mIoU, recomputed here from prediction and label files by their definition."""
+    found = results(evaluated)
+    labels = world / "datasets" / "VOCdevkit" / "VOC2012" / "annotations_ovs" / "val"
+    saved = sorted((evaluated / "inference" / DATASET / "sem_seg").glob("*.png"))
+    assert [path.stem for path in saved] == sorted(STEMS)
+    hits, truth, predicted = np.zeros(20), np.zeros(20), np.zeros(20)
+    for path in saved:
+        label, prediction = np.array(Image.open(labels / path.name)), np.array(Image.open(path))
+        assert prediction.shape == label.shape
+        kept = label != 255
+        for index in range(20):
+            hits[index] += (kept & (label == index) & (prediction == index)).sum()
+            truth[index] += (kept & (label == index)).sum()
+            predicted[index] += (kept & (prediction == index)).sum()
+    occurs = truth > 0
+    iou = 100 * hits[occurs] / (truth + predicted - hits)[occurs]
+    metrics = found["metrics"]["sem_seg"]
+    assert metrics["mIoU_reference"] == pytest.approx(iou.sum() / ((truth + predicted) > 0).sum(), abs=1e-6)
+    assert metrics["mIoU_present"] == pytest.approx(iou.mean(), abs=1e-6)
+    assert metrics["pACC"] == pytest.approx(100 * hits.sum() / truth.sum(), abs=1e-6)
+
+
+def test_reasons_are_counted_beside_the_result(evaluated: Path) -> None:
+    found = results(evaluated)
+    assert found["images"]["total"] == 4
+    assert found["usage"]["image"] == 2 and found["usage"]["generic_missing_file"] == 2
+    assert found["usage"]["padded_attributes"] == 2, "two images whose 'cat' has two attributes of three"
+    assert found["provenance"]["weights_file"] is None
+    assert found["provenance"]["reasons"]["mode"] == "reference"
+
+
+@pytest.mark.parametrize("changes", [{"TEST__BATCH_SIZE": 3}, {"DATALOADER__NUM_WORKERS": 2}])
+def test_batches_and_workers_change_nothing(
+    repository: Path, world: Path, evaluated: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    done = run(repository, world, keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True, **changes))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
+
+
+def test_torchrun_gives_the_same(repository: Path, world: Path, evaluated: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run(repository, world, keys(world, tmp_path), launcher=launcher)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
+
+
+def test_more_gpus_than_there_are(repository: Path, world: Path, tmp_path: Path) -> None:
+    """The reference's command asks for 4 GPUs: without one it runs on the CPU and says so."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    arguments = keys(world, tmp_path)
+    del arguments[arguments.index("MODEL.DEVICE") : arguments.index("MODEL.DEVICE") + 2]
+    done = run(repository, world, arguments, "--num-gpus", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "running on the CPU" in done.stderr
+
+
+@pytest.mark.parametrize("architecture", ["MAFT_Plus", "MAFT_Plus_Reason"])
+def test_modes_and_architectures(repository: Path, world: Path, tmp_path: Path, architecture: str) -> None:
+    """Plain MAFT+ and aligned reasons come from the same command."""
+    changes = {"MODEL__META_ARCHITECTURE": architecture, "MODEL__REASON__MODE": "aligned"}
+    done = run(repository, world, keys(world, tmp_path, **changes))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mode = results(tmp_path)["provenance"]["reasons"]["mode"]
+    assert mode == ("aligned" if architecture.endswith("Reason") else "class names only")
+
+
+def test_photographs_panoptic(repository: Path, world: Path, tmp_path: Path) -> None:
+    """The panoptic path on real photographs, with generic reasons for some: where the reference crashes."""
+    prepared = subprocess.run(
+        [sys.executable, "-m", "tools.photos", "prepare", "--root", str(tmp_path / "photos")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert prepared.returncode == 0, prepared.stderr
+    removed = sorted((tmp_path / "photos" / "image_reason" / "photos").glob("*.json"))[:3]
+    for path in removed:
+        path.unlink()
+    arguments = keys(
+        world,
+        tmp_path,
+        MODEL__TEST_CLASS_REASON_JSON=tmp_path / "photos" / "generic_reason.json",
+        MODEL__REASON_DIR=tmp_path / "photos" / "image_reason",
+        MODEL__REASON_DATA="photos",
+        DATASETS__TEST="('photos_panoptic_val',)",
+        MODEL__MASK_FORMER__TEST__PANOPTIC_ON=True,
+        MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
+        MODEL__MASK_FORMER__TEST__OVERLAP_THRESHOLD=0.1,
+        INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
+        TEST__SAVE_PREDICTIONS=True,
+    )
+    os.environ["OPENSEG_R_PHOTOS"] = str(tmp_path / "photos")
+    try:
+        done = run(repository, world, arguments)
+    finally:
+        del os.environ["OPENSEG_R_PHOTOS"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path, "photos_panoptic_val")
+    assert found["usage"]["generic_missing_file"] == 3 and found["usage"]["image"] == found["images"]["total"] - 3
+    assert set(found["metrics"]["panoptic_seg"]["all"]) >= {"PQ", "SQ", "RQ"}
+
+
+def test_killed_and_continued(repository: Path, world: Path, evaluated: Path, tmp_path: Path) -> None:
+    """SIGKILL after the first image: the next run evaluates the others only, and the result is the same."""
+    journal = tmp_path / "inference" / DATASET
+    arguments = keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True, INPUT__MIN_SIZE_TEST=400, INPUT__MAX_SIZE_TEST=700)
+    command = [sys.executable, "train_net.py", "--config-file", CONFIG, "--eval-only", *arguments]
+    with subprocess.Popen(command, cwd=repository, env=environment(world), stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not list(journal.glob("sem_seg/*.png")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    done = run(repository, world, arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    images = results(tmp_path)["images"]
+    assert images["total"] == 4 and images["earlier_run"] + images["this_run"] == 4
+    uninterrupted = tmp_path / "whole"
+    run(repository, world, keys(world, uninterrupted, INPUT__MIN_SIZE_TEST=400, INPUT__MAX_SIZE_TEST=700))
+    assert results(tmp_path)["metrics"] == results(uninterrupted)["metrics"]
+
+
+def a_bad_world(world: Path, tmp_path: Path, what: str) -> Mapping[str, object]:
+    """Break one thing in a copy of the world; the config changes that go with it."""
+    copy = tmp_path / "world"
+    shutil.copytree(world, copy)
+    images, labels = (copy / "datasets" / "VOCdevkit" / "VOC2012" / kind for kind in ("images_detectron2/val", "annotations_ovs/val"))
+    reasons = copy / "image_reason" / "voc20" / f"{STEMS[0]}.json"
+    if what == "malformed triplet":
+        reasons.write_text(json.dumps({"reasoning": {"map_class_reason": {"cat": {"reason3": "brown fur"}}}}))
+    elif what == "truncated triplet":
+        reasons.write_text(reasons.read_text()[:50])
+    elif what == "empty triplet":
+        reasons.write_text("")
+    elif what == "missing class":
+        generic = json.loads((copy / "voc20.json").read_text())
+        generic.pop("sofa")
+        (copy / "voc20.json").write_text(json.dumps(generic))
+    elif what == "bad label":
+        Image.fromarray(np.full((110, 150), 77, dtype=np.uint8)).save(labels / f"{STEMS[0]}.png")
+    elif what == "unreadable image":
+        path = images / f"{STEMS[1]}.jpg"
+        path.write_bytes(path.read_bytes()[:700])
+    elif what == "missing reasons as an error":
+        return {"MODEL__REASON__FALLBACK": "error"}
+    elif what == "truncated weights":
+        torch.save({"model": {"a": torch.zeros(1000)}}, copy / "w.pth")
+        (copy / "w.pth").write_bytes((copy / "w.pth").read_bytes()[:2000])
+        return {"MODEL__WEIGHTS": copy / "w.pth"}
+    elif what == "other weights":
+        torch.save({"model": {"void_embedding.weight": torch.zeros(1, 640)}}, copy / "w.pth")
+        return {"MODEL__WEIGHTS": copy / "w.pth"}
+    elif what == "missing weights":
+        return {"MODEL__WEIGHTS": "pretrained/no_such_file.pth"}
+    elif what == "no data":
+        shutil.rmtree(labels)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("malformed triplet", (f"{STEMS[0]}.json", "cat", "reason3")),
+        ("truncated triplet", (f"{STEMS[0]}.json",)),
+        ("empty triplet", (f"{STEMS[0]}.json", "empty")),
+        ("missing class", ("voc20.json", "sofa")),
+        ("bad label", (f"{STEMS[0]}.png", "77")),
+        ("unreadable image", (f"{STEMS[1]}.jpg",)),
+        ("missing reasons as an error", (f"{STEMS[2]}.json", "MODEL.REASON.FALLBACK")),
+        ("truncated weights", ("w.pth", "truncated")),
+        ("other weights", ("w.pth", "another size")),
+        ("missing weights", ("MODEL.WEIGHTS", "no_such_file.pth", "pretrained/README.md")),
+        ("no data", ("annotations_ovs", "datasets/README.md")),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    repository: Path, world: Path, tmp_path: Path, what: str, words: tuple[str, ...]
+) -> None:
+    changes = a_bad_world(world, tmp_path, what)
+    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out", **changes))
+    assert_one_line_error(done, words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["MODEL.NO_SUCH_KEY", "1"], ("MODEL.NO_SUCH_KEY",)),
+        (["MODEL.NUM_DES"], ("MODEL.NUM_DES", "no value")),
+        (["MODEL.NUM_DES", "many"], ("MODEL.NUM_DES",)),
+        (["MODEL.REASON.MODE", "modern"], ("MODEL.REASON.MODE", "aligned")),
+        (["MODEL.META_ARCHITECTURE", "MaskFormer"], ("MaskFormer", "MAFT_Plus_Reason")),
+        (["DATASETS.TEST", "('cityscapes',)"], ("cityscapes", "openvocab_pascal20_sem_seg_val")),
+        (["MODEL.FC_CLIP.CLIP_MODEL_NAME", "no_such_clip"], ("no_such_clip", "convnext_base_w_320")),
+        (["MODEL.FC_CLIP.EMBED_DIM", "640"], ("EMBED_DIM", "64")),
+        (["INPUT.DATASET_MAPPER_NAME", "coco_panoptic_lsj"], ("PANOPTIC_ON",)),
+    ],
+)
+def test_bad_keys_are_one_line_and_status_2(
+    repository: Path, world: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
+) -> None:
+    done = run(repository, world, [*keys(world, tmp_path), *arguments])
+    assert_one_line_error(done, words)
+
+
+def test_a_user_error_in_one_of_several_processes(repository: Path, world: Path, tmp_path: Path) -> None:
+    a_bad_world(world, tmp_path, "unreadable image")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out"), launcher=launcher)
+    assert done.returncode != 0
+    assert sum(line.startswith("error: ") and f"{STEMS[1]}.jpg" in line for line in done.stderr.splitlines()) == 1
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], words: tuple[str, ...]) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and done.stderr.rstrip().endswith(errors[0])
+    assert "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in errors[0]
+
+
+def test_no_config_and_no_eval_only(repository: Path) -> None:
+    for arguments, word in ((["--eval-only"], "--config-file"), (["--config-file", CONFIG], "--eval-only")):
+        done = subprocess.run(
+            [sys.executable, "train_net.py", *arguments], cwd=repository, capture_output=True, text=True, check=False
+        )
+        assert_one_line_error(done, (word,))

@@ -1,0 +1,72 @@
+"""The network against tensors of the reference, and the tool that compares them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.parity.compare import Report, relative_error
+from tools.parity.golden import read_cases, read_inputs
+from tools.parity.network import check_case
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+pytestmark = pytest.mark.usefixtures("in_repository")
+
+
+@pytest.mark.parametrize("name", ["base_semantic", "base_plain", "large_panoptic"])
+def test_case_equals_the_reference(name: str, repository: Path) -> None:
+    case = next(case for case in read_cases(GOLDEN) if case.name == name)
+    report = check_case(case, read_inputs(GOLDEN), repository)
+    assert not report.failures, "\n".join(check.line() for check in report.failures)
+    recorded = [key for key in case.arrays if key != "image"]
+    assert {check.name for check in report.checks} >= set(recorded)
+
+
+def test_a_changed_tensor_is_found(tmp_path: Path, repository: Path) -> None:
+    """The tool fails, and names the entry, where one number of a case is wrong; an unknown entry fails as well."""
+    shutil.copy(GOLDEN / "inputs.json", tmp_path)
+    with np.load(GOLDEN / "base_plain.npz") as archive:
+        arrays = {key: archive[key] for key in ("image", "plain/pred_logits", "plain/argmax")}
+    arrays["plain/pred_logits"] = arrays["plain/pred_logits"] * 1.001
+    arrays["plain/never_heard_of"] = np.zeros(3)
+    np.savez(tmp_path / "base_plain.npz", **arrays)
+    facts = json.loads((GOLDEN / "base_plain.json").read_text())
+    (tmp_path / "base_plain.json").write_text(json.dumps({key: facts[key] for key in ("config", "opts")}))
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.parity", str(tmp_path), "--quiet"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    failed = [line.split()[-1] if "know" not in line else "unknown" for line in done.stdout.splitlines() if "FAIL " in line]
+    assert failed == ["plain/pred_logits", "unknown"]
+
+
+@pytest.mark.parametrize(("content", "word"), [(None, "no such folder"), ({}, "holds no case")])
+def test_a_folder_without_goldens_is_a_user_error(
+    tmp_path: Path, repository: Path, content: dict[str, str] | None, word: str
+) -> None:
+    folder = tmp_path if content is not None else tmp_path / "absent"
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.parity", str(folder)], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert word in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_relative_error_sees_shapes_and_infinities() -> None:
+    assert relative_error([3.0, 4.0], [3.0, 4.0]) == 0
+    assert relative_error([3.0, 4.5], [3.0, 4.0]) == pytest.approx(0.1)
+    assert relative_error([[3.0, 4.0]], [3.0, 4.0]) == float("inf")
+    assert relative_error([np.nan, 4.0], [3.0, 4.0]) == float("inf")
+    report = Report()
+    report.equal("sentences", ["a"], ["b"])
+    assert [check.name for check in report.failures] == ["sentences"]
