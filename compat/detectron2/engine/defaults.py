@@ -65,6 +65,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
             logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read())
     if output_dir and comm.is_main_process():
         logger.info("Running with full config:\n%s", cfg.dump())
+        PathManager.mkdirs(output_dir)
         aside = Path(output_dir, f".config.yaml.{os.getpid()}")
         aside.write_text(cfg.dump(), encoding="utf-8")
         logger.info("Full config saved to %s", aside.replace(Path(output_dir, "config.yaml")))
