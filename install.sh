@@ -51,6 +51,7 @@ fail() {
 
 stage_begin() {
   stage_start=$SECONDS
+  stage_log=$(cat "$LOG" 2>/dev/null | wc -l)
   printf '%-12s %s ... ' "$1" "$2"
 }
 
@@ -58,7 +59,7 @@ stage_end() { printf '%s (%d s)\n' "${1:-done}" $((SECONDS - stage_start)); }
 
 stage_fail() {
   printf 'failed\n'
-  [ -f "$LOG" ] && tail -n 25 "$LOG" >&2
+  [ -f "$LOG" ] && tail -n "+$((stage_log + 1))" "$LOG" | tail -n 25 >&2
   fail "$1 (the whole log: ${LOG#"$ROOT"/})"
 }
 
@@ -166,6 +167,13 @@ install_real() {
 
 make_detectron2() {
   local choice="${OPENSEG_R_DETECTRON2:-auto}" note="" why=""
+  case "$choice" in
+    real | auto | subset) ;;
+    *)
+      [ -f "$choice/detectron2/__init__.py" ] ||
+        fail "OPENSEG_R_DETECTRON2=$choice is neither real nor subset nor a folder with detectron2/ in it"
+      ;;
+  esac
   rm -f "$STAMPS/detectron2"
   stage_begin detectron2 "$choice"
   case "$choice" in
@@ -180,8 +188,6 @@ make_detectron2() {
       ;;
     subset) note="subset in compat/, as asked" ;;
     *)
-      [ -f "$choice/detectron2/__init__.py" ] ||
-        stage_fail "OPENSEG_R_DETECTRON2=$choice is neither real nor subset nor a folder with detectron2/ in it"
       choice="$(cd "$choice" && pwd)"
       put_on_path "$choice" || stage_fail "the detectron2 in $choice does not import"
       note="real, from $choice"
@@ -264,7 +270,8 @@ main() {
 
   key="$(op_key)"
   stamp_fits op "$key" || make_op
-  echo "ready        .venv: Python $version; detectron2: $(stamp_note detectron2); deformable attention: $(stamp_note op)"
+  note="$(stamp_note detectron2)"
+  echo "ready        .venv: Python $version; detectron2: ${note%%,*}; deformable attention: $(stamp_note op)"
 }
 
 main
