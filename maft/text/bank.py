@@ -180,8 +180,8 @@ class FeatureBank:
         shards = self._shards
         return {
             **self._counts,
-            "damaged_shards": shards.damaged_shards if shards else 0,
-            "damaged_rows": shards.damaged_rows if shards else 0,
+            "damaged_shards": 0 if shards is None else shards.damaged_shards,
+            "damaged_rows": 0 if shards is None else shards.damaged_rows,
         }
 
     def __enter__(self) -> FeatureBank:

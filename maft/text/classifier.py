@@ -33,7 +33,7 @@ _SECONDS_WITHOUT_BAR = 5
 _FOREIGN_ROW_TOLERANCE = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classifier:
     """The rows that class features are compared with, void not included.
 

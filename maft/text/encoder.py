@@ -74,7 +74,7 @@ class CLIPTextEncoder:
         self._model: tuple[Any] = (clip_model,)
         self._tokenizer = tokenizer
         self._batch_size = batch_size
-        self._fingerprint: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self._fingerprint: tuple[tuple[tuple[int, int, torch.dtype], ...], str] | None = None
 
     @property
     def dim(self) -> int:
@@ -85,11 +85,10 @@ class CLIPTextEncoder:
     def fingerprint(self) -> str:
         """Hash of the tower's tensors (names, types, shapes, bytes) and of the tokenizer.
 
-        Computed on first use and again only after weights were written (PyTorch counts writes in place), not when the
-        tower changes device.
+        Computed on first use, and again only after weights were written (PyTorch counts writes in place) or moved.
         """
         tensors = text_tensors(self._model[0])
-        state = tuple((id(tensor), tensor._version) for tensor in tensors.values())
+        state = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors.values())
         if self._fingerprint is None or self._fingerprint[0] != state:
             digest = hashlib.blake2b(digest_size=16)
             digest.update(_hash_tensors(tensors))

@@ -17,7 +17,7 @@ MODES: tuple[Mode, ...] = ("reference", "aligned")
 _LISTED = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompts:
     """What to encode, and how sentences fold into rows.
 

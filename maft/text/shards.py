@@ -49,6 +49,7 @@ class _Shard:
     keys: np.ndarray
     checks: np.ndarray
     features: Tensor
+    damaged: np.ndarray  # (n,) bool, rows found not to fit their checks
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """(N,) row of every key, -1 where the shard has none."""
@@ -59,6 +60,7 @@ class _Shard:
             inside = np.minimum(candidate, len(self.keys) - 1)
             hit = (candidate < len(self.keys)) & (self.keys[inside] == keys).all(axis=1)
             rows[hit] = inside[hit]
+        rows[(rows >= 0) & self.damaged[rows]] = -1
         return rows
 
 
@@ -133,6 +135,7 @@ class ShardFolder:
             values = shard.features[torch.from_numpy(places)]
             good = _checks(values) == shard.checks[places]
             if not good.all():
+                shard.damaged[places[~good]] = True
                 self.damaged_rows += int((~good).sum())
                 logger.warning(
                     "%s: %d of its rows are damaged; those sentences are encoded again",
@@ -233,7 +236,7 @@ class ShardFolder:
         if problem:
             self._set_aside(path, problem)
             return None
-        return _Shard(keys.numpy().view(np.uint64), checks.numpy(), features)
+        return _Shard(keys.numpy().view(np.uint64), checks.numpy(), features, np.zeros(len(keys), dtype=bool))
 
     def _set_aside(self, path: Path, why: str) -> None:
         self.damaged_shards += 1

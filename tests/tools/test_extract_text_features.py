@@ -1,0 +1,161 @@
+"""tools.extract_text_features as a process, with a small CLIP that open_clip is told about."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from tools.extract_text_features import parse_arguments
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = "configs/semantic/eval_base_reason.yaml"
+PROGRAM = """
+import sys, open_clip
+if __name__ == "__main__":
+    open_clip.add_model_config(sys.argv[1])
+    from maft.errors import run_command
+    from tools.extract_text_features import main, parse_arguments
+    parsed = parse_arguments(sys.argv[2:])
+    sys.exit(run_command(lambda: main(parsed), debug=parsed.debug))
+"""
+CLASSES = ["cat", "dog", "sky", "road"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A small CLIP, a vocabulary, generic reasons and reason files of a few images."""
+    clip = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "tiny_extract_test.json").write_text(json.dumps(clip))
+    (tmp_path / "run.py").write_text(PROGRAM)
+    vocabulary = {"vocabulary": "four", "title": "Four", "classes": [{"name": name, "synonyms": [name]} for name in CLASSES]}
+    (tmp_path / "four.json").write_text(json.dumps(vocabulary))
+    generic = {name: {"class_des": ["red", "green", "blue"]} for name in CLASSES}
+    (tmp_path / "generic.json").write_text(json.dumps(generic))
+    write_images(tmp_path, 4)
+    return tmp_path
+
+
+def write_images(place: Path, count: int) -> None:
+    (place / "reasons").mkdir(exist_ok=True)
+    for number in range(count):
+        entries = {"dog": {"reason3": ["ears", f"collar {number}"]}, "zebra": {"reason3": ["stripes"]}}
+        document = {"reasoning": {"map_class_reason": entries}}
+        (place / "reasons" / f"image.{number}.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def start(place: Path) -> Callable[..., subprocess.Popen[str]]:
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(REPOSITORY), *[entry for entry in sys.path if entry]])
+        command = [sys.executable, str(place / "run.py"), str(place / "clip"), "--config-file", CONFIG, *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def options(place: Path) -> list[str]:
+    return [
+        *("MODEL.FC_CLIP.CLIP_MODEL_NAME", "tiny_extract_test", "MODEL.WEIGHTS", "seeded"),
+        *("MODEL.TEST_CLASS_REASON_JSON", str(place / "generic.json")),
+        *("MODEL.REASON.BANK_DIR", str(place / "bank"), "MODEL.REASON.FEATURE_DIR", str(place / "features")),
+    ]
+
+
+def folder_arguments(place: Path) -> list[str]:
+    return ["--reasons", str(place / "reasons"), "--vocabulary", str(place / "four.json")]
+
+
+def stored(place: Path) -> int:
+    return sum(len(safetensors.torch.load_file(path)["keys"]) for path in (place / "bank").rglob("*.safetensors"))
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_bank_and_feature_files_then_only_what_is_left(place: Path, start) -> None:
+    arguments = [*folder_arguments(place), "--format", "json", "--num-workers", "1", "--device", "cpu", *options(place)]
+    status, out, err = finish(start(*arguments))
+    assert status == 0, err
+    # 4 classes with 3 generic attributes; "ears" of a dog once, a collar of its own for each of 4 images.
+    sentences = (4 * 3 + 1 + 4) * 14
+    assert f"4 images, {sentences} new sentences" in out and "4 written" in out
+    assert stored(place) == sentences
+    written = sorted(path.name for path in (place / "features" / "four" / "Convnext-B").iterdir())
+    assert written == [f"image.{number}.json" for number in range(4)]
+    document = json.loads((place / "features" / "four" / "Convnext-B" / "image.2.json").read_text())
+    assert document["test_num_templates"] == [3] and document["class_index"] == [1]
+    assert len(document["text_classifier"]) == 3 and len(document["text_classifier"][0]) == 24
+
+    write_images(place, 5)
+    (place / "features" / "four" / "Convnext-B" / "image.1.json").write_text("{")
+    status, out, err = finish(start(*arguments))
+    assert status == 0, err
+    assert "5 images, 14 new sentences" in out and "3 kept, 1 replaced, 1 written" in out
+    assert "image.1.json" in err
+
+
+def test_killed_and_started_again(place: Path, start) -> None:
+    write_images(place, 1500)
+    process = start(*folder_arguments(place), *options(place))
+    deadline = time.monotonic() + 240
+    while not list((place / "bank").rglob("*.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept, total = stored(place), (4 * 3 + 1 + 1500) * 14
+    assert 0 < kept < total
+    status, out, err = finish(start(*folder_arguments(place), *options(place)))
+    assert status == 0, err
+    assert f"1500 images, {total - kept} new sentences" in out
+    assert stored(place) == total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reasons", "{place}/absent", "--vocabulary", "pc59"], "no such folder"),
+        (["--reasons", "{place}/reasons"], "--vocabulary"),
+        (["--datasets", "nonesuch"], "nonesuch"),
+        (["--reasons", "{place}/reasons", "--vocabulary", "{place}/four.json", "--device", "cuda:99"], "GPU"),
+        (["--reasons", "{place}/reasons", "--vocabulary", "{place}/four.json", "MODEL.NONSENSE", "1"], "NONSENSE"),
+        (["--reasons", "{place}/reasons", "--vocabulary", "{place}/four.json", "MODEL.REASON.BANK_DIR", ""], "BANK_DIR"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(place: Path, start, arguments: list[str], message: str) -> None:
+    filled = [argument.replace("{place}", str(place)) for argument in arguments]
+    status, _, err = finish(start(*filled))
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(lines) == 1 and message in lines[0] and "Traceback" not in err, err
+
+
+def test_config_keys_after_an_open_list() -> None:
+    parsed = parse_arguments(["--config-file", CONFIG, "--datasets", "pc59", "ade150", "MODEL.WEIGHTS", "seeded"])
+    assert parsed.datasets == ["pc59", "ade150"] and parsed.opts == ["MODEL.WEIGHTS", "seeded"]
+    parsed = parse_arguments(["--config-file", CONFIG, "MODEL.WEIGHTS", "seeded"])
+    assert parsed.datasets is None and parsed.opts == ["MODEL.WEIGHTS", "seeded"]
