@@ -1,6 +1,6 @@
 """Evaluate MAFT+ and OpenSeg-R: `python train_net.py --config-file configs/semantic/eval_base_reason.yaml --eval-only`.
 
-The flags, yaml files and keys are the reference's: `--config-file FILE --num-gpus N --eval-only [--resume] KEY VALUE ...`.
+The flags, yaml files and keys are the reference's: `--config-file FILE --num-gpus N --eval-only KEY VALUE ...`.
 Several processes come from `--num-gpus N`, or from torchrun.
 """
 
@@ -25,7 +25,7 @@ from torch import distributed
 
 from maft.checkpoint import load_model_weights
 from maft.config import CHOICES, add_maft_config
-from maft.data import InferenceMapper, dataset_names, datasets_root, register_all
+from maft.data import InferenceMapper, dataset_names, register_all
 from maft.errors import USER_ERROR_STATUS, UserError, run_command
 from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.loop import evaluate

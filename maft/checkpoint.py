@@ -33,7 +33,7 @@ _PLAIN_NUMPY: list[Any] = [
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
 ]
-"""Training checkpoints hold learning rates as numpy scalars, under the names of the numpy that wrote them: plain data."""
+"""Training checkpoints hold learning rates as numpy scalars, by the names of the numpy that wrote them: plain data."""
 
 _LISTED = 4
 _GET_WEIGHTS = "see pretrained/README.md for where to get the published files"

@@ -1,7 +1,7 @@
 """The config keys of this project, each with its meaning, beside detectron2's own.
 
-Keys that the reference's yaml files may set but that no part of this version reads are listed apart (`ACCEPTED`), so that
-those files load unchanged and nobody tunes a key without effect.
+Keys that the reference's yaml files may set but that no part of this version reads are listed apart (`ACCEPTED`), so
+that those files load unchanged and nobody tunes a key without effect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     "MODEL.REASON.BANK_DIR": ("reason_data/text_bank", "where sentence features are kept for good; '' keeps none"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "how they are stored: float32 or float16"),
     # CLIP and the transfer
-    "MODEL.FC_CLIP.CLIP_MODEL_NAME": ("convnext_large_d_320", "open_clip architecture, one of configs/clip/, or the path of a JSON model config"),
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME": (
+        "convnext_large_d_320",
+        "open_clip architecture, one of configs/clip/, or the path of a JSON model config",
+    ),
     "MODEL.FC_CLIP.EMBED_DIM": (768, "width of CLIP's shared space"),
     "MODEL.cdt_params": ([768, 8], "width and heads of the content-dependent transfer"),
     # Mask decoder

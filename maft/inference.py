@@ -1,7 +1,7 @@
 """From scores and masks to results: pure functions on one image (NUMERICS.md, "Results").
 
-Shapes: Q queries, K attributes, C covered classes, V classes of the vocabulary. With plain class names C is V and there is
-no K; with image-specific reasons the covered classes are those that the reasons name.
+Shapes: Q queries, K attributes, C covered classes, V classes of the vocabulary. With plain class names C is V and there
+is no K; with image-specific reasons the covered classes are those that the reasons name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CLASSES_AT_ONCE = 64
-"""Classes whose full-size maps are held at a time: 64 maps of 800 x 1216 take 250 MB, those of A-847 would take 3.3 GB."""
+"""Classes whose full-size maps are held at a time: 64 maps of 800 x 1216 take 250 MB, all of A-847 would be 3.3 GB."""
 
 
 class Segment(TypedDict):
@@ -182,7 +182,7 @@ def instances(
     """The `top` best (query, class) pairs whose class is countable.
 
     A pair's score is its class probability (`query_probabilities`, void dropped) times the mean mask probability inside
-    the mask. With reasons the reference's own code fails here; the mean over attributes is taken as in the panoptic path.
+    the mask. With reasons the reference's own code fails here; ours takes the mean over attributes, as for segments.
 
     Args:
         log_scores, mask_logits, class_index, num_classes, things: as in `panoptic_segments`.

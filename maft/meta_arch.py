@@ -1,7 +1,7 @@
 """Where config, detectron2 and network meet: the registered architectures of the reference, built from its config keys.
 
-With reasons and without are one network whose classifier rows differ; every name with and without `_Reason` is registered
-because the users' yaml files carry both.
+With reasons and without are one network whose classifier rows differ; every name with and without `_Reason` is
+registered because the users' yaml files carry both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from reason.triplets import image_reason_folders
@@ -154,6 +154,8 @@ class MAFT_Plus(Segmentor):
     """
 
     uses_reasons = False
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -205,7 +207,7 @@ class MAFT_Plus(Segmentor):
         divisibility = former.SIZE_DIVISIBILITY if former.SIZE_DIVISIBILITY > 0 else BACKBONE_STRIDE
         if divisibility % BACKBONE_STRIDE:
             raise UserError(
-                f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY: {divisibility}; the backbone wants a multiple of {BACKBONE_STRIDE}"
+                f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY: {divisibility}; the network takes multiples of {BACKBONE_STRIDE}"
             )
         width, heads = cfg.MODEL.cdt_params
         if width != backbone.embed_dim or width % heads:
@@ -273,15 +275,15 @@ class MAFT_Plus(Segmentor):
         """
         if self.training:
             raise UserError("training is not part of this version; run train_net.py with --eval-only")
-        groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
         for position, record in enumerate(batched_inputs):
             padded = self.pad(record["image"])
-            groups[tuple(padded.shape)].append((position, padded))
+            groups[padded.shape[-2], padded.shape[-1]].append((position, padded))
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
-        for members in groups.values():
+        for padded_size, members in groups.items():
             regions = self.find_regions(torch.stack([padded for _, padded in members]))
-            for index, (position, padded) in enumerate(members):
-                results[position] = self._result(batched_inputs[position], regions, index, tuple(padded.shape[-2:]))
+            for index, (position, _) in enumerate(members):
+                results[position] = self._result(batched_inputs[position], regions, index, padded_size)
         return results
 
     def classifier_for(self, record: Mapping[str, Any]) -> Classifier:
@@ -377,7 +379,7 @@ def as_instances(arrays: inference.InstanceArrays, size: tuple[int, int]) -> Ins
     return instances
 
 
-def build_network(cfg: CfgNode) -> nn.Module:
+def build_network(cfg: CfgNode) -> MAFT_Plus:
     """The model that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE, in evaluation mode, weights not loaded.
 
     Raises:

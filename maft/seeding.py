@@ -7,12 +7,12 @@ The rules are those of the golden tensors (NUMERICS.md): per entry a PCG64 gener
 name draws standard normal float32 numbers n; what becomes of n depends on rank and name:
 
 ==============================================  =================================================================
-scalar `logit_scale`                            4.7 inside CLIP (its exponential exceeds the clamp of 100), 3.0 elsewhere
+scalar `logit_scale`                            4.7 inside CLIP (whose exponential is clamped to 100), 3.0 elsewhere
 vector ending in "gamma"                        0.5 + 0.05 n
 vector ending in "weight" (norms)               1 + 0.05 n
 other vectors                                   0.02 n
 embeddings (`EMBEDDING_DEVIATIONS`)             deviation * n
-other matrices and kernels                      n minus its mean over all axes but the first, over the root of the fan-in
+other matrices and kernels                      n minus its mean over all axes but the first, over root of fan-in
 ==============================================  =================================================================
 
 followed by the factors of `FACTORS` and the shifts of `SHIFTS`, which keep attention, masks and classes varied.
@@ -60,7 +60,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def is_seeded_entry(name: str, value: torch.Tensor) -> bool:
-    """Whether the rules cover an entry: counters, masks, class weights and scalars other than logit scales keep theirs."""
+    """Whether the rules cover an entry: counters, masks, class weights and most scalars keep their values."""
     if not value.is_floating_point() or "attn_mask" in name or name.endswith("empty_weight"):
         return False
     return value.dim() > 0 or name.endswith("logit_scale")

@@ -136,8 +136,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, state: dict[st
     else:
         state["sem_seg_head.extra"] = torch.zeros(1)
     torch.save({"model": state}, tmp_path / "w.pth")
-    word = {"size": r"of another size \(backbone\.weight \(2, 5\) instead of \(2, 3\)", "missing": r"missing \(backbone\.bias"}
-    with pytest.raises(UserError, match=word.get(change, r"unexpected \(sem_seg_head\.extra")):
+    words = {
+        "size": r"of another size \(backbone\.weight \(2, 5\) instead of \(2, 3\)",
+        "missing": r"missing \(backbone\.bias",
+        "unexpected": r"unexpected \(sem_seg_head\.extra",
+    }
+    with pytest.raises(UserError, match=words[change]):
         loaded(tmp_path / "w.pth")
 
 

@@ -71,8 +71,15 @@ def panoptic(scores: torch.Tensor, masks: list[torch.Tensor], **options: object)
 
 
 def test_things_stay_apart_and_stuff_is_merged() -> None:
-    scores = log_scores([[0.8, 0.1, 0.05, 0.05], [0.8, 0.1, 0.05, 0.05], [0.1, 0.8, 0.05, 0.05], [0.1, 0.8, 0.05, 0.05]])
-    masks = [rectangle(slice(0, 2), slice(0, 2)), rectangle(slice(0, 2), slice(2, 4)), rectangle(slice(2, 4), slice(0, 3)), rectangle(slice(2, 4), slice(3, 6))]
+    thing, stuff = [0.8, 0.1, 0.05, 0.05], [0.1, 0.8, 0.05, 0.05]
+    scores = log_scores([thing, thing, stuff, stuff])
+    upper, lower = slice(0, 2), slice(2, 4)
+    masks = [
+        rectangle(upper, slice(0, 2)),
+        rectangle(upper, slice(2, 4)),
+        rectangle(lower, slice(0, 3)),
+        rectangle(lower, slice(3, 6)),
+    ]
     ids, segments = panoptic(scores, masks)
     assert segments == [
         {"id": 1, "isthing": True, "category_id": 0},
@@ -85,7 +92,7 @@ def test_things_stay_apart_and_stuff_is_merged() -> None:
 
 def test_a_covered_query_and_an_unsure_one_are_dropped() -> None:
     scores = log_scores([[0.9, 0.05, 0.03, 0.02], [0.02, 0.5, 0.03, 0.45], [0.19, 0.19, 0.19, 0.43]])
-    masks = [rectangle(slice(0, 4), slice(0, 4)), rectangle(slice(0, 4), slice(1, 5)), rectangle(EVERYWHERE, EVERYWHERE)]
+    masks = [rectangle(EVERYWHERE, columns) for columns in (slice(0, 4), slice(1, 5), EVERYWHERE)]
     ids, segments = panoptic(scores, masks)
     assert segments == [{"id": 1, "isthing": True, "category_id": 0}]
     assert ids[:, :4].unique().tolist() == [1] and ids[:, 4:].unique().tolist() == [0]

@@ -18,6 +18,8 @@ import skimage.data
 import torch
 from PIL import Image
 
+import train_net
+from maft.errors import run_command
 from reason.vocabulary import load_vocabulary
 
 CONFIG = "tests/assets/tiny.yaml"
@@ -76,6 +78,16 @@ def run(
     return subprocess.run(
         command, cwd=repository, env=environment(world), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def run_here(world: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """The same without a new interpreter, whose start takes longer than most of these errors."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world / "datasets"))
+    command = ["--config-file", CONFIG, "--eval-only", *arguments]
+    parsed = train_net.parse_arguments(command)
+    status = run_command(lambda: train_net.main(parsed))
+    captured = capfd.readouterr()
+    return subprocess.CompletedProcess(command, status, captured.out, captured.err)
 
 
 def results(output: Path, dataset: str = DATASET) -> dict:
@@ -221,7 +233,8 @@ def a_bad_world(world: Path, tmp_path: Path, what: str) -> Mapping[str, object]:
     """Break one thing in a copy of the world; the config changes that go with it."""
     copy = tmp_path / "world"
     shutil.copytree(world, copy)
-    images, labels = (copy / "datasets" / "VOCdevkit" / "VOC2012" / kind for kind in ("images_detectron2/val", "annotations_ovs/val"))
+    voc = copy / "datasets" / "VOCdevkit" / "VOC2012"
+    images, labels = voc / "images_detectron2" / "val", voc / "annotations_ovs" / "val"
     reasons = copy / "image_reason" / "voc20" / f"{STEMS[0]}.json"
     if what == "malformed triplet":
         reasons.write_text(json.dumps({"reasoning": {"map_class_reason": {"cat": {"reason3": "brown fur"}}}}))
@@ -270,12 +283,24 @@ def a_bad_world(world: Path, tmp_path: Path, what: str) -> Mapping[str, object]:
         ("no data", ("annotations_ovs", "datasets/README.md")),
     ],
 )
+@pytest.mark.usefixtures("in_repository")
 def test_bad_input_is_one_line_and_status_2(
-    repository: Path, world: Path, tmp_path: Path, what: str, words: tuple[str, ...]
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    what: str,
+    words: tuple[str, ...],
 ) -> None:
     changes = a_bad_world(world, tmp_path, what)
-    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out", **changes))
-    assert_one_line_error(done, words)
+    arguments = keys(tmp_path / "world", tmp_path / "out", **changes)
+    assert_one_line_error(run_here(tmp_path / "world", arguments, monkeypatch, capfd), words)
+
+
+def test_an_unreadable_image_as_a_user_sees_it(repository: Path, world: Path, tmp_path: Path) -> None:
+    a_bad_world(world, tmp_path, "unreadable image")
+    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out", DATALOADER__NUM_WORKERS=2))
+    assert_one_line_error(done, (f"{STEMS[1]}.jpg",))
 
 
 @pytest.mark.parametrize(
@@ -292,11 +317,16 @@ def test_bad_input_is_one_line_and_status_2(
         (["INPUT.DATASET_MAPPER_NAME", "coco_panoptic_lsj"], ("PANOPTIC_ON",)),
     ],
 )
+@pytest.mark.usefixtures("in_repository")
 def test_bad_keys_are_one_line_and_status_2(
-    repository: Path, world: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: tuple[str, ...],
 ) -> None:
-    done = run(repository, world, [*keys(world, tmp_path), *arguments])
-    assert_one_line_error(done, words)
+    assert_one_line_error(run_here(world, [*keys(world, tmp_path), *arguments], monkeypatch, capfd), words)
 
 
 def test_a_user_error_in_one_of_several_processes(repository: Path, world: Path, tmp_path: Path) -> None:

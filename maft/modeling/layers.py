@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class MLP(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1])."""
@@ -58,7 +59,7 @@ class MLP(nn.Module):
 
 
 class NormedConv(nn.Conv2d):
-    """A convolution without bias, followed by GroupNorm of 32 groups (state-dict names: weight, norm.weight, norm.bias).
+    """A convolution without bias, then GroupNorm of 32 groups (state-dict names: weight, norm.weight, norm.bias).
 
     Args:
         in_channels, out_channels: widths; out_channels divisible by 32.

@@ -67,7 +67,7 @@ def test_the_temperature_is_clamped() -> None:
     seed=st.integers(0, 1000),
 )
 def test_logits_with_reasons_fold_rows_as_stated(attributes: int, synonyms: list[int], seed: int) -> None:
-    """A class's rows, read as (K, S) in their order, leave the best of every line; void is the same for all attributes."""
+    """A class's rows, read as (K, S) in their order, leave the best of every line; void is the same for all."""
     generator = torch.Generator().manual_seed(seed)
     counts = [attributes * number for number in synonyms]
     rows = F.normalize(torch.randn(sum(counts) + 1, 6, generator=generator), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,8 +47,8 @@ def test_a_changed_tensor_is_found(tmp_path: Path, repository: Path) -> None:
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    failed = [line.split()[-1] if "know" not in line else "unknown" for line in done.stdout.splitlines() if "FAIL " in line]
-    assert failed == ["plain/pred_logits", "unknown"]
+    failed = re.findall(r"^FAIL .*?(plain/\S+)", done.stdout, re.MULTILINE)
+    assert failed == ["plain/pred_logits", "plain/never_heard_of"]
 
 
 @pytest.mark.parametrize(("content", "word"), [(None, "no such folder"), ({}, "holds no case")])

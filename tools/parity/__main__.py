@@ -1,8 +1,8 @@
 """Check this project against a golden folder: `python -m tools.parity FOLDER`.
 
 Every entry of every case is compared: up to the logits within 1e-4 (norm of the difference over norm), results within
-5e-4, arg-max and segment maps in at least 99.9% of the pixels, sentences, class indices and segments exactly. Exit status
-0 if all hold, 1 if one does not, 2 if the folder cannot be read. The format of a golden folder: tests/golden/README.md.
+5e-4, arg-max and segment maps in at least 99.9% of the pixels, sentences, class indices and segments exactly. Exit
+status 0 if all hold, 1 if one does not, 2 if the folder cannot be read. tests/golden/README.md describes the format.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def main(arguments: argparse.Namespace) -> int:
         reports[case.name] = _show(case.name, check_case(case, read_inputs(folder), ROOT), arguments.quiet)
     compared = sum(len(report.checks) for report in reports.values())
     failed = [name for name, report in reports.items() if report.failures]
-    print(f"{compared} comparisons in {len(reports)} cases and parts: {'all hold' if not failed else 'FAILED in ' + ', '.join(failed)}")
+    verdict = f"FAILED in {', '.join(failed)}" if failed else "all hold"
+    print(f"{compared} comparisons in {len(reports)} cases and parts: {verdict}")
     return 1 if failed else 0
 
 

@@ -20,7 +20,7 @@ from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.modeling.classify import row_logits
 from maft.modeling.layers import mask_pool
-from maft.modeling.segmentor import RegionScores, Regions, resize
+from maft.modeling.segmentor import Regions, RegionScores, resize
 from maft.modeling.transformer_decoder import DecoderOutput
 from maft.seeding import seed_module
 from maft.text.classifier import Classifier
@@ -68,9 +68,7 @@ def _build(case: Case, inputs: Inputs, root: Path, scratch: Path) -> MAFT_Plus:
     }
     pairs = [str(item) for pair in options.items() for item in pair]
     cfg = build_config(str(root / case.facts["config"]), [*pairs, *map(str, case.facts.get("opts", []))])
-    model = build_network(cfg)
-    assert isinstance(model, MAFT_Plus)
-    return seed_module(model)
+    return seed_module(build_network(cfg))
 
 
 @contextmanager
@@ -121,7 +119,10 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
         ours |= {f"{mode}/{key}": value for key, value in entries.items()}
     if "unpadded/image" in case.arrays:
         unpadded = _record(case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE)
-        ours |= {f"unpadded/{key}": value for key, value in _semantic(model([unpadded])[0]["sem_seg"]).items()}
+        result = model([unpadded])[0]
+        ours |= {f"unpadded/{key}": value for key, value in _semantic(result["sem_seg"]).items()}
+        if "panoptic_seg" in result:
+            ours["unpadded/panoptic_seg"], ours["unpadded/segments_info"] = result["panoptic_seg"]
     return ours
 
 

@@ -1,4 +1,4 @@
-"""The parts of a golden folder beside its cases: text features, state-dict names, metrics, preprocessing, single functions."""
+"""Parts of a golden folder beside its cases: text features, state-dict names, metrics, preprocessing, functions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def check_metrics(folder: Path) -> Report:
     return report
 
 
-def _compare_scores(report: Report, name: str, matrix: np.ndarray, classes: list[str], recorded: dict[str, Any]) -> None:
+def _compare_scores(
+    report: Report, name: str, matrix: np.ndarray, classes: list[str], recorded: dict[str, Any]
+) -> None:
     scores = semantic_scores(matrix)
     ours = {"mIoU": scores.miou_reference, "fwIoU": scores.fwiou, "mACC": scores.macc, "pACC": scores.pacc}
     for index, label in enumerate(classes):
@@ -111,8 +113,13 @@ def check_preprocess(folder: Path) -> Report:
         result = InferenceMapper()({"file_name": str(folder / picture)})
         image = result["image"]
         report.equal(f"{picture}: shape", list(image.shape), facts[picture]["shape"])
-        report.equal(f"{picture}: size", (result["height"], result["width"]), (facts[picture]["height"], facts[picture]["width"]))
-        parts = {"stride16": image[:, ::16, ::16], "top_left_24": image[:, :24, :24], "bottom_right_24": image[:, -24:, -24:]}
+        for side in ("height", "width"):
+            report.equal(f"{picture}: {side}", result[side], facts[picture][side])
+        parts = {
+            "stride16": image[:, ::16, ::16],
+            "top_left_24": image[:, :24, :24],
+            "bottom_right_24": image[:, -24:, -24:],
+        }
         for part, value in parts.items():
             report.equal(f"{picture}: {part}", value.tolist(), arrays[f"{picture}/{part}"].tolist())
         means = image.double().mean(dim=(1, 2)).tolist()
@@ -134,7 +141,8 @@ def check_units(folder: Path) -> Report:
     )
     report.tensor("mask pooling", pooled, arrays["mask_pooling/out"])
     recorded = arrays["position_sine/out"]
-    report.tensor("sine positions", sine_positions(*recorded.shape[-2:], recorded.shape[1] // 2)[None], recorded)
+    _, channels, height, width = recorded.shape
+    report.tensor("sine positions", sine_positions(height, width, channels // 2)[None], recorded)
     deformable = {key.split("/")[1]: value for key, value in arrays.items() if key.startswith("deform_attn_core/")}
     shapes = [(int(height), int(width)) for height, width in deformable["shapes"]]
     attended = ms_deform_attn(deformable["value"], shapes, deformable["locations"], deformable["weights"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 def register_clip_configs(folder: str | Path) -> None:
-    """Make the CLIP architectures of `folder` (open_clip's JSON model configs) known to open_clip by their file names."""
+    """Make the CLIP architectures of `folder` (open_clip's JSON model configs) known by their file names."""
     if any(Path(folder).glob("*.json")):
         open_clip.add_model_config(Path(folder))
 
@@ -76,7 +77,8 @@ class CLIPBackbone(nn.Module):
 
     def __init__(self, clip_model: nn.Module, model_name: str) -> None:
         super().__init__()
-        self.clip_model = clip_model
+        # Typed loosely: open_clip's towers are not told apart by their types.
+        self.clip_model: Any = clip_model
         self.model_name = model_name
 
     @property

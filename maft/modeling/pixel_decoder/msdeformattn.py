@@ -140,6 +140,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.layer_1 = NormedConv(width, width, 3, relu=True)
         self.mask_features = nn.Conv2d(width, mask_dim, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        assert self.mask_features.bias is not None
         nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
