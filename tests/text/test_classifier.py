@@ -171,7 +171,12 @@ def test_generic_reasons_that_are_missing_or_incomplete(make: MakeSource, folder
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("mode", "best", "MODE"), ("fallback", "none", "FALLBACK"), ("num_des", 0, "NUM_DES"), ("templates", "x", "TEMPLATES")],
+    [
+        ("mode", "best", "MODE"),
+        ("fallback", "none", "FALLBACK"),
+        ("num_des", 0, "NUM_DES"),
+        ("templates", "x", "TEMPLATES"),
+    ],
 )
 def test_options_that_there_are_not(make: MakeSource, option: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -232,7 +237,7 @@ def test_feature_file_is_read_instead_of_encoding(
     assert torch.equal(first.rows, expected.rows) and torch.equal(second.rows, expected.rows)
     assert len(counting.asked) == 14  # one row, to see whether the same CLIP made the file
     assert source.usage()["feature_files"] == 2
-    assert caplog.text.count(feature_file.name) == 1 and "cosine" not in caplog.text
+    assert caplog.text.count(str(feature_file)) == 1 and "cosine" not in caplog.text
     assert source.warm_up("pets", SYNONYMS, ["seen.jpg"], progress=False) == 0
 
 
