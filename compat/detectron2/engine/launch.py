@@ -60,5 +60,5 @@ def _worker(
         torch.cuda.set_device(local_rank)
     comm.synchronize()  # no process starts the clock of a collective call before all are here
     main_func(*args)
-    if dist.is_initialized():  # a process that ends with a group open may abort in its threads
+    if dist.is_initialized():  # torch asks for this: the group's threads outlive it otherwise
         dist.destroy_process_group()
