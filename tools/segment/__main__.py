@@ -102,10 +102,10 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
         pairs += ["MODEL.REASON_DIR", arguments.image_reasons or "", "MODEL.REASON_DATA", ""]
         # Ready-made features belong to a benchmark's pictures, not to one's own of the same name.
         pairs += ["MODEL.REASON.FEATURE_DIR", ""]
-    pairs += ["MODEL.MASK_FORMER.TEST.SEMANTIC_ON", str(not arguments.panoptic)]
     config_file = arguments.config_file or CONFIGS[arguments.panoptic, reasons]
     cfg = build_config(config_file, [*pairs, *arguments.opts])
     test = cfg.MODEL.MASK_FORMER.TEST
+    test.SEMANTIC_ON = not arguments.panoptic
     if arguments.panoptic and not test.PANOPTIC_ON:
         logger.warning(
             "--panoptic: %s is of a semantic model; it is run as a panoptic one, which its published weights were not "

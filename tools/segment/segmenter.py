@@ -30,13 +30,13 @@ from .inputs import Targets
 
 logger = logging.getLogger(__name__)
 
-DATASET = "segment_own_pictures"
-"""The name under which the user's vocabulary is registered."""
+DATASET = "your pictures"
+"""The name under which the user's vocabulary is registered; progress bars show it."""
 
 ALARM = "Seeded weights: random numbers stand in for the published ones. This segmentation MEANS NOTHING."
 
 _RESULT_PIXELS = 2**21
-"""Larger pictures are labelled at this size: at 48 megapixels a class map would take 190 MB a class, and the network, whose
+"""Larger pictures are labelled at this size: at 48 megapixels class maps would take 190 MB a class, and the network, whose
 input has about one megapixel, knows no finer detail."""
 _JPEG_QUALITY = 90
 _AFTER_LATIN = 0x250
@@ -175,8 +175,7 @@ class Segmenter:
             "prompts": result.source,
             "label_map": "class indices" if result.segments is None else "segment ids, 0 for none",
             "classes": [
-                {"index": index, "name": name, "share": round(share, 6)}
-                for index, name, share in self.found(result)
+                {"index": index, "name": name, "share": round(share, 6)} for index, name, share in self.found(result)
             ],
         }
         if result.segments is not None:
