@@ -10,7 +10,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ def _hash_if_there(path: str | Path) -> str:
     return hash_file(path) if Path(path).is_file() else ABSENT
 
 
-def build_evaluator(cfg: CfgNode, dataset: str) -> Evaluator:
+def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
     """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key)."""
     folder = results_folder(cfg.OUTPUT_DIR, dataset)
     if cfg.INPUT.DATASET_MAPPER_NAME == "coco_panoptic_lsj":
@@ -174,13 +174,13 @@ def build_evaluator(cfg: CfgNode, dataset: str) -> Evaluator:
                 "INPUT.DATASET_MAPPER_NAME coco_panoptic_lsj evaluates panoptic segments, but "
                 "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
             )
-        return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS)
+        return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
     if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
         raise UserError(
             "INPUT.DATASET_MAPPER_NAME mask_former_semantic evaluates class maps, but "
             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
         )
-    return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS)
+    return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
 
 
 def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bool) -> dict[str, Mapping[str, Any]]:
@@ -192,16 +192,19 @@ def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bo
     parts = fingerprint(cfg)
     mapper = InferenceMapper.from_config(cfg)
     evaluations: dict[str, Mapping[str, Any]] = {}
+    # More workers than cores only cost memory; the reference's yaml files ask for four.
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     for dataset in cfg.DATASETS.TEST:
+        records = DatasetCatalog.get(dataset)
         evaluation = evaluate(
             model,
             dataset,
-            DatasetCatalog.get(dataset),
+            records,
             mapper,
-            build_evaluator(cfg, dataset),
+            build_evaluator(cfg, dataset, records),
             output_dir=results_folder(cfg.OUTPUT_DIR, dataset),
             batch_size=cfg.TEST.BATCH_SIZE,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            num_workers=workers,
             resume=resume,
             fingerprint=parts,
             usage=model.text.usage,

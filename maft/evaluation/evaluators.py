@@ -51,13 +51,21 @@ class Evaluator(Protocol):
 class SemanticEvaluator:
     """Semantic segmentation against label maps; serves every data set whose records name a `sem_seg_file_name`."""
 
-    def __init__(self, dataset_name: str, output_dir: str | Path, save_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path,
+        save_predictions: bool = False,
+        *,
+        records: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """
         Args:
             dataset_name: a registered data set; its metadata gives `short_names` (or `stuff_classes`)
                 and `ignore_label`.
             output_dir: the folder of this data set's results; predictions go to its subfolder `sem_seg`.
             save_predictions: write every predicted label map, as a PNG of class indices (8 or 16 bit).
+            records: those of the data set, where the caller has loaded them already.
 
         Raises:
             UserError: the data set is empty, or an image has no label map.
@@ -66,10 +74,10 @@ class SemanticEvaluator:
         self._dataset_name = dataset_name
         self._class_names: list[str] = list(metadata.get("short_names", metadata.stuff_classes))
         self._ignore_label: int = metadata.ignore_label
-        records = _records_by_image(dataset_name, "sem_seg_file_name")
-        self._label_files = {image: record["sem_seg_file_name"] for image, record in records.items()}
+        by_image = _records_by_image(dataset_name, records, "sem_seg_file_name")
+        self._label_files = {image: record["sem_seg_file_name"] for image, record in by_image.items()}
         self._save_to = Path(output_dir) / "sem_seg" if save_predictions else None
-        self._names = prediction_names(list(records))
+        self._names = prediction_names(list(by_image))
 
     @property
     def what(self) -> str:
@@ -136,7 +144,14 @@ class SemanticEvaluator:
 class PanopticEvaluator:
     """Panoptic segmentation against COCO panoptic ground truth (PNG and list of segments)."""
 
-    def __init__(self, dataset_name: str, output_dir: str | Path, save_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path,
+        save_predictions: bool = False,
+        *,
+        records: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """
         Args:
             dataset_name: a registered data set. Its records have "pan_seg_file_name" and "segments_info" with class
@@ -145,6 +160,7 @@ class PanopticEvaluator:
             output_dir: the folder of this data set's results; predictions go to its subfolder `panoptic_seg`, and as
                 a COCO panoptic JSON beside it.
             save_predictions: write every predicted panoptic map.
+            records: those of the data set, where the caller has loaded them already.
 
         Raises:
             UserError: the data set is empty, or an image has no panoptic ground truth.
@@ -156,7 +172,7 @@ class PanopticEvaluator:
         stuff_ids: Mapping[int, int] = metadata.get("stuff_dataset_id_to_contiguous_id", {})
         self._things = frozenset(thing_ids.values())
         self._dataset_ids = {index: dataset_id for dataset_id, index in {**stuff_ids, **thing_ids}.items()}
-        self._records = _records_by_image(dataset_name, "pan_seg_file_name")
+        self._records = _records_by_image(dataset_name, records, "pan_seg_file_name")
         self._output_dir = Path(output_dir)
         self._save_predictions = save_predictions
         self._names = prediction_names(list(self._records))
@@ -271,13 +287,16 @@ def prediction_names(images: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _records_by_image(dataset_name: str, needed: str) -> dict[str, dict[str, Any]]:
-    records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
-    _check_not_empty(dataset_name, records)
-    for image, record in records.items():
+def _records_by_image(
+    dataset_name: str, records: Sequence[Mapping[str, Any]] | None, needed: str
+) -> dict[str, Mapping[str, Any]]:
+    given = DatasetCatalog.get(dataset_name) if records is None else records
+    by_image = {record["file_name"]: record for record in given}
+    _check_not_empty(dataset_name, by_image)
+    for image, record in by_image.items():
         if not record.get(needed):
             raise UserError(f"{image}: {dataset_name} names no ground truth for it ({needed}); prepare the data set")
-    return records
+    return by_image
 
 
 def _check_not_empty(dataset_name: str, records: Mapping[str, Any]) -> None:
