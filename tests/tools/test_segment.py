@@ -19,6 +19,7 @@ from reason.vocabulary import load_vocabulary
 from tools.segment.__main__ import main, parse_arguments
 from tools.segment.draw import compose
 from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
+from tools.segment.segmenter import percent
 
 CLASSES = "cat, kitten; person; sofa; wall"
 
@@ -83,7 +84,7 @@ def test_a_folder_gives_label_maps_overlays_and_facts(semantic: tuple[Path, str,
         assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-5)
         assert facts["vocabulary"] == ["cat, kitten", "person", "sofa", "wall"] and facts["prompts"] == "plain"
         line = next(line for line in stdout.splitlines() if f"{stem}." in line)
-        assert all(f"{entry['name']} {entry['share']:.1%}" in line for entry in facts["classes"])
+        assert all(f"{entry['name']} {percent(entry['share'])}" in line for entry in facts["classes"])
 
 
 def test_the_unreadable_is_named_at_the_end_and_what_is_left_out_is_said(semantic: tuple[Path, str, str, int]) -> None:
@@ -287,3 +288,8 @@ def test_the_legend_fits_however_long_the_names_are() -> None:
     assert len(np.flatnonzero(np.diff(swatches[:, 15].astype(int)) == 1)) == len(entries)
     assert (foot[:, -3:] == 255).all(), "no text runs out of the picture"
     assert compose(picture, []).size == (500, 40)
+
+
+def test_percentages_say_neither_nothing_nor_all_where_it_is_not_so() -> None:
+    shares = (1.0, 0.99999, 0.9994, 0.5, 0.0006, 0.0001)
+    assert [percent(share) for share in shares] == ["100.0%", ">99.9%", "99.9%", "50.0%", "0.1%", "<0.1%"]

@@ -30,7 +30,7 @@ from reason.vocabulary import Vocabulary
 from train_net import build_config, choose_device
 
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
-from .segmenter import Result, Segmenter
+from .segmenter import Result, Segmenter, percent
 
 logger = logging.getLogger("tools.segment")
 
@@ -163,7 +163,7 @@ def segment_all(
 
 
 def _summary(segmenter: Segmenter, result: Result) -> str:
-    found = [f"{name} {share:.1%}" for _, name, share in segmenter.found(result)]
+    found = [f"{name} {percent(share)}" for _, name, share in segmenter.found(result)]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     count = "" if result.segments is None else f" ({len(result.segments)} segments)"
     return (", ".join(found[:_SHOWN]) + more or "none of the classes") + count

@@ -36,8 +36,8 @@ DATASET = "your pictures"
 ALARM = "Seeded weights: random numbers stand in for the published ones. This segmentation MEANS NOTHING."
 
 _RESULT_PIXELS = 2**21
-"""Larger pictures are labelled at this size: at 48 megapixels class maps would take 190 MB a class, and the network, whose
-input has about one megapixel, knows no finer detail."""
+"""Larger pictures are labelled at this size: at 48 megapixels class maps would take 190 MB a class, and the network,
+whose input has about one megapixel, knows no finer detail."""
 _JPEG_QUALITY = 90
 _AFTER_LATIN = 0x250
 _SOURCES = ("plain", "image", "generic_missing_file", "generic_no_class")
@@ -153,10 +153,10 @@ class Segmenter:
         picture = Image.fromarray(InferenceMapper().read(result.image))
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         palette, found = self.vocabulary.palette, self.found(result)
-        legend = [(f"{_drawable(name, index)} {share:.1%}", palette[index]) for index, name, share in found]
+        legend = [(f"{_drawable(name, index)} {percent(share)}", palette[index]) for index, name, share in found]
         nothing = _part_without_class(result.maps.classes)
         if nothing:
-            legend.append((f"(none) {nothing:.1%}", (210, 210, 210)))
+            legend.append((f"(none) {percent(nothing)}", (210, 210, 210)))
         return compose(overlay(np.asarray(picture), result.maps, palette), legend, self.alarm)
 
     def found(self, result: Result) -> list[tuple[int, str, float]]:
@@ -194,6 +194,13 @@ class Segmenter:
             "thing": segment["isthing"],
             "share": round(float((ids == segment["id"]).mean()), 6),
         }
+
+
+def percent(share: float) -> str:
+    """A part in (0, 1] for people: what occurs is not 0.0 %, and what is not all is not 100.0 %."""
+    if share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def _part_without_class(classes: NDArray[np.int32]) -> float:
