@@ -202,6 +202,16 @@ make_detectron2() {
 
 gpu_present() { [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidia0 ] || [ -e /dev/dxg ]; }
 
+# Whether the machine has a CUDA compiler of the major version that torch was built with.
+nvcc_fits() {
+  local major
+  major="$("$PY" -c 'import torch; print((torch.version.cuda or "0").split(".")[0])')"
+  for nvcc in nvcc /usr/local/cuda/bin/nvcc; do
+    "$nvcc" --version 2>/dev/null | grep -q "release $major\." && return
+  done
+  return 1
+}
+
 op_key() {
   {
     stamp_note packages
@@ -217,7 +227,7 @@ op_key() {
 make_op() {
   local build_log="$VENV/op-build.log" note
   rm -f "$STAMPS/op"
-  if gpu_present && [ -z "${CUDA_HOME-}" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+  if gpu_present && [ -z "${CUDA_HOME-}" ] && ! nvcc_fits; then
     stage_begin nvcc "the CUDA compiler, as packages"
     if install_requirements -r requirements-cuda.txt; then stage_end; else stage_end failed; fi
   fi
@@ -236,9 +246,9 @@ report_op_failure() {
   cat >&2 <<END
 
   THE COMPILED DEFORMABLE-ATTENTION OP COULD NOT BE BUILT for everything that this machine has. Nothing is broken by
-  that: where the compiled form is missing plain PyTorch steps in, with the same results, but slower (on a CPU this
-  layer takes about 40 times as long). Once the cause below is mended (no compiler: on Debian and Ubuntu, apt install
-  g++), run install.sh again, or: cd $OPS && sh make.sh
+  that: where the compiled form is missing plain PyTorch steps in, with the same results, but slower in this layer.
+  Once the cause below is mended (no compiler: on Debian and Ubuntu, apt install g++), run install.sh again, or:
+  cd $OPS && sh make.sh
 
 END
   tail -n 12 "$1" | sed 's/^/    /' >&2

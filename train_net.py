@@ -139,10 +139,19 @@ def check_inputs(cfg: CfgNode) -> None:
             raise UserError(f"DATASETS.TEST: '{name}' is not registered; known are {', '.join(dataset_names())}")
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: empty; name a data set, such as openvocab_pascal_ctx59_sem_seg_val")
+    check_weights(cfg)
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Find out whether the weight file is there.
+
+    Raises:
+        UserError: it is not.
+    """
     weights = cfg.MODEL.WEIGHTS
-    if weights and weights != SEEDED and not Path(weights).is_file():
+    if weights != SEEDED and not Path(weights).is_file():
         raise UserError(
-            f"MODEL.WEIGHTS {weights}: no such file; pretrained/README.md says where to get it "
+            f"MODEL.WEIGHTS '{weights}': no such file; pretrained/README.md says where to get it "
             "('seeded' runs without weights, with a meaningless result)"
         )
 

@@ -6,6 +6,7 @@ registered because the users' yaml files carry both.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor
 from torch.nn import functional as F
 
-from reason.triplets import image_reason_folders
+from reason.triplets import describe_image_reason_folders, image_reason_folders
 from reason.vocabulary import split_synonyms
 
 from . import inference
@@ -34,6 +35,8 @@ from .modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder as 
 from .text.bank import FeatureBank
 from .text.classifier import Classifier, ClassifierSource
 from .text.encoder import CLIPTextEncoder
+
+logger = logging.getLogger(__name__)
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
@@ -145,6 +148,7 @@ class MAFT_Plus(Segmentor):
             `Segmentor`.
         text: keyword arguments of `ClassifierSource`, encoder and bank aside.
         bank: keyword arguments of `FeatureBank`, the encoder's aside.
+        reason_places: where image-specific reasons were looked for and what is there, for the log.
         pixel_mean, pixel_std: of RGB in [0, 255].
         size_divisibility: pictures are padded to a multiple of this.
         semantic_on, panoptic_on, instance_on: which results to give.
@@ -169,6 +173,7 @@ class MAFT_Plus(Segmentor):
         no_object_weight: float,
         text: Mapping[str, Any],
         bank: Mapping[str, Any],
+        reason_places: str,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
@@ -190,6 +195,7 @@ class MAFT_Plus(Segmentor):
             no_object_weight=no_object_weight,
         )
         self._text_options, self._bank_options = dict(text), dict(bank)
+        self._reason_places = reason_places
         self._source: ClassifierSource | None = None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -224,6 +230,9 @@ class MAFT_Plus(Segmentor):
             "no_object_weight": former.NO_OBJECT_WEIGHT,
             "text": text_options(cfg, reasons=cls.uses_reasons),
             "bank": {"folder": reason.BANK_DIR or None, "storage_dtype": reason.BANK_DTYPE},
+            "reason_places": describe_image_reason_folders(
+                cfg.MODEL.REASON_DIR, cfg.MODEL.REASON_DATA, datasets_root()
+            ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": divisibility,
@@ -249,6 +258,8 @@ class MAFT_Plus(Segmentor):
         if self._source is None:
             clip, name = self.backbone.clip_model, self.backbone.model_name
             encoder = CLIPTextEncoder(clip, open_clip.get_tokenizer(name))
+            if self.uses_reasons:
+                logger.info("image-specific reasons: %s", self._reason_places)
             bank = FeatureBank(encoder, self._text_options["templates"], **self._bank_options)
             self._source = ClassifierSource(encoder=encoder, bank=bank, **self._text_options)
         return self._source
@@ -336,14 +347,16 @@ class MAFT_Plus_Reason(MAFT_Plus):
 
 def text_options(cfg: CfgNode, *, reasons: bool) -> dict[str, Any]:
     """The keyword arguments of `ClassifierSource` that the config decides, encoder and bank aside."""
-    model, root = cfg.MODEL, datasets_root()
+    model = cfg.MODEL
+    # The first folder that is there, and no other: reasons of two sources must not mix picture by picture.
+    folders = image_reason_folders(model.REASON_DIR, model.REASON_DATA, datasets_root())[:1]
     return {
         "templates": model.REASON.TEMPLATES,
         "mode": model.REASON.MODE,
         "num_des": model.NUM_DES,
         "reasons": reasons,
         "generic_file": model.TEST_CLASS_REASON_JSON if reasons else None,
-        "image_folders": image_reason_folders(model.REASON_DIR, model.REASON_DATA, root) if reasons else (),
+        "image_folders": folders if reasons else (),
         "feature_dir": model.REASON.FEATURE_DIR or None,
         "fallback": model.REASON.FALLBACK,
         "clip_type": model.CLIP_TYPE,

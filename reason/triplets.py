@@ -7,6 +7,7 @@ what was read gives the same JSON value.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -231,10 +232,12 @@ def image_reason_candidates(reason_dir: str | Path, reason_data: str, datasets_r
     looks (DESIGN.md section 3, FINDINGS.md 11).
 
     Args:
-        reason_dir: MODEL.REASON_DIR, such as "reason_data/image_reason/<model>".
+        reason_dir: MODEL.REASON_DIR, such as "reason_data/image_reason/<model>"; empty: there are none.
         reason_data: MODEL.REASON_DATA, the vocabulary's folder, such as "pc59".
         datasets_root: the value of DETECTRON2_DATASETS, or "datasets".
     """
+    if not os.fspath(reason_dir):
+        return []
     given = Path(reason_dir)
     folders = [given / reason_data]
     if reason_data:
@@ -253,4 +256,4 @@ def describe_image_reason_folders(reason_dir: str | Path, reason_data: str, data
     for folder in image_reason_candidates(reason_dir, reason_data, datasets_root):
         state = f"{sum(1 for _ in folder.glob('*.json'))} files" if folder.is_dir() else "missing"
         parts.append(f"{folder} ({state})")
-    return ", ".join(parts)
+    return ", ".join(parts) or "none, MODEL.REASON_DIR is empty"

@@ -352,3 +352,15 @@ def test_no_config_and_no_eval_only(repository: Path) -> None:
             [sys.executable, "train_net.py", *arguments], cwd=repository, capture_output=True, text=True, check=False
         )
         assert_one_line_error(done, (word,))
+
+
+@pytest.mark.usefixtures("in_repository")
+def test_reasons_of_two_folders_do_not_mix(world: Path, tmp_path: Path) -> None:
+    """Where the folder of the model is there, the one without the model level is not looked into for any picture."""
+    shutil.copytree(world / "image_reason", tmp_path / "image_reason")
+    (tmp_path / "image_reason" / "model" / "voc20").mkdir(parents=True)
+    folder = tmp_path / "image_reason" / "model"
+    cfg = train_net.build_config(CONFIG, keys(world, tmp_path, MODEL__REASON_DIR=folder))
+    assert train_net.text_options(cfg, reasons=True)["image_folders"] == [folder / "voc20"]
+    cfg.MODEL.REASON_DIR = str(tmp_path / "image_reason" / "another model")
+    assert train_net.text_options(cfg, reasons=True)["image_folders"] == [tmp_path / "image_reason" / "voc20"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -276,15 +275,12 @@ class CombinedEvaluator:
 def prediction_names(images: Sequence[str]) -> dict[str, str]:
     """Image file to a name, without suffix, that its prediction is saved under: distinct, relative, readable.
 
-    It is the path below the folder that all images share, less the suffix where that leaves it distinct.
+    It is the path below the folder that all images share, less the suffix where that leaves all of them distinct.
     """
     root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
     relative = {image: os.path.relpath(os.path.abspath(image), root) for image in images}
-    uses = Counter(os.path.splitext(name)[0] for name in relative.values())
-    return {
-        image: name if uses[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]
-        for image, name in relative.items()
-    }
+    bare = {image: os.path.splitext(name)[0] for image, name in relative.items()}
+    return bare if len(set(bare.values())) == len(bare) else relative
 
 
 def _records_by_image(

@@ -29,7 +29,7 @@ Source = Literal["plain", "generic", "image"]
 Synonyms = tuple[tuple[str, ...], ...]
 FALLBACKS = ("generic", "error")
 _WARM_UP_SENTENCES = 4096
-_SECONDS_WITHOUT_BAR = 5
+_SECONDS_WITHOUT_BAR = 20
 _FOREIGN_ROW_TOLERANCE = 0.02
 
 
@@ -269,7 +269,9 @@ class ClassifierSource:
     def _build(self, prompts: Prompts, names: Synonyms, source: Source, rows: Tensor | None = None) -> Classifier:
         if rows is None:
             distinct = len(set(prompts.sentences))
-            with tqdm(total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR) as bar:
+            with tqdm(
+                total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR, leave=False
+            ) as bar:
                 rows = fold_rows(self._bank.get(prompts.sentences, bar.update), prompts.row_members)
         return Classifier(
             rows=rows.to(self._device),

@@ -255,6 +255,7 @@ def test_where_image_files_are_looked_for(tmp_path: Path) -> None:
     # An absolute folder is the same below any root.
     given = tmp_path / "image_reason" / "model"
     assert image_reason_candidates(given, "pc59", "sets") == [given / "pc59", tmp_path / "image_reason" / "pc59"]
+    assert image_reason_candidates("", "pc59", "sets") == [], "an empty MODEL.REASON_DIR is no folder, not this one"
     assert image_reason_candidates("folder", "", "sets") == [Path("folder"), Path("sets/folder")]
     assert image_reason_folders(given, "pc59", "sets") == []
     (tmp_path / "image_reason" / "pc59").mkdir(parents=True)

@@ -17,9 +17,10 @@ from PIL import Image
 
 from reason.jsonfile import read_json
 from tools.photos.__main__ import main
-from tools.photos.pictures import agreement, overlay, shares
+from tools.photos.pictures import agreement
 from tools.photos.prepare import Layout, prepare
-from tools.photos.runs import NONE, Maps, Run, read_prediction
+from tools.photos.runs import Run, read_prediction
+from tools.pictures import NONE, Maps, overlay, shares
 
 PHOTOGRAPHS = 8
 SHIFT = (12, 18)
@@ -184,7 +185,7 @@ def test_what_is_missing_or_damaged_is_said_in_its_place(layout: Layout, out: Pa
     page = check_self_contained(report(layout, out))
     assert len(page.attributes("img")) == 3 * PHOTOGRAPHS - 4
     assert page.text.count("No prediction was saved") == 1
-    assert "it has 10x10 pixels, the photograph 640x427" in page.text
+    assert "it has 10x10 pixels, the picture 640x427" in page.text
     assert "The prediction is no map of 24 classes: flower.png" in page.text
     assert page.text.count("panoptic_seg.json: no such file") == PHOTOGRAPHS
     assert "not finished: there is no results.json" in page.text

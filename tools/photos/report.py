@@ -16,19 +16,18 @@ from reason.triplets import Reason, load_generic, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.photos.content import load_photographs
 from tools.photos.page import Figure, Legend, Page, Section, Table, render, rows_of
-from tools.photos.pictures import agreement, data_uri, overlay, shares
+from tools.photos.pictures import agreement, data_uri
 from tools.photos.prepare import Layout
 from tools.photos.runs import (
-    Maps,
     Run,
     decode_segments,
     find_runs,
-    panoptic_maps,
     read_pixels,
     read_prediction,
     segment_categories,
     task_name,
 )
+from tools.pictures import Maps, overlay, panoptic_maps, shares
 
 PREFIX = "photos_"
 TITLE = "OpenSeg-R on eight photographs"

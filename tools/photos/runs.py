@@ -14,24 +14,9 @@ from PIL import Image
 
 from maft.errors import UserError
 from reason.jsonfile import JsonError, read_json
-
-NONE = -1
-"""The class of pixels that have none."""
+from tools.pictures import Maps, panoptic_maps
 
 _TASKS = {"sem_seg": "semantic", "panoptic_seg": "panoptic"}
-
-
-@dataclass(frozen=True)
-class Maps:
-    """A labelling of one photograph.
-
-    Attributes:
-        classes: (H, W) int32 class indices, `NONE` where there is none.
-        segments: (H, W) int32; neighbouring pixels of different value are parted by a line in pictures.
-    """
-
-    classes: NDArray[np.int32]
-    segments: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -138,13 +123,6 @@ def decode_segments(pixels: NDArray[np.int32]) -> NDArray[np.int32]:
     if pixels.ndim != 3:
         raise ValueError("it is no colour picture, as a panoptic map is")
     return pixels[..., :3] @ np.array([1, 256, 65536], dtype=np.int32)
-
-
-def panoptic_maps(segments: NDArray[np.int32], category_of: Mapping[int, int]) -> Maps:
-    """Maps from segment ids and their classes; segments without a class, such as 0, get `NONE`."""
-    ids, places = np.unique(segments, return_inverse=True)
-    categories = np.array([category_of.get(int(segment), NONE) for segment in ids], dtype=np.int32)
-    return Maps(categories[places].reshape(segments.shape), segments)
 
 
 def segment_categories(document: Any, file_name: str) -> dict[int, int]:

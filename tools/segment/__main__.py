@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from maft.errors import USER_ERROR_STATUS, USER_ERRORS, UserError, one_line, run_command
 from reason.triplets import load_generic
 from reason.vocabulary import Vocabulary
-from train_net import build_config, choose_device
+from train_net import build_config, check_weights, choose_device
 
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
 from .segmenter import Result, Segmenter, percent
@@ -86,7 +86,7 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
     """The config that the flags and KEY VALUE pairs ask for; the pairs have the last word.
 
     Raises:
-        UserError: a file or folder of reasons is missing, or see `train_net.build_config`.
+        UserError: a file or folder of reasons or the weights are missing, or see `train_net.build_config`.
         TripletError: the generic reasons are malformed.
     """
     reasons = bool(arguments.generic or arguments.image_reasons)
@@ -114,6 +114,7 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
             CONFIGS[True, reasons],
         )
         test.PANOPTIC_ON = True
+    check_weights(cfg)
     return cfg
 
 

@@ -22,8 +22,7 @@ from maft.evaluation.files import user_errors, write_aside
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.seeding import SEEDED
 from reason.vocabulary import Vocabulary
-from tools.photos.pictures import overlay, shares
-from tools.photos.runs import NONE, Maps, panoptic_maps
+from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
 
 from .draw import compose
 from .inputs import Targets
