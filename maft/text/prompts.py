@@ -87,9 +87,11 @@ def generic_prompts(
     keys = match_reasons(synonyms, reasons)
     missing = [names[0] for names, key in zip(synonyms, keys, strict=True) if key is None]
     if missing:
+        unknown = _unknown_keys(synonyms, reasons)
+        stray = f" (its {_some(unknown)} is no class of the vocabulary)" if unknown else ""
         raise UserError(
-            f"{source}: no generic reason for {_some(missing)} of {len(synonyms)} classes; add the entries, or point "
-            "MODEL.TEST_CLASS_REASON_JSON to the file of this vocabulary"
+            f"{source}: no generic reason for {_some(missing)} of {len(synonyms)} classes{stray}; add the entries, or "
+            "point MODEL.TEST_CLASS_REASON_JSON to the file of this vocabulary"
         )
     prompts = _reason_prompts(synonyms, reasons, num_des, mode, source, templates or template_set("vild"))
     if prompts.empty:
@@ -211,8 +213,6 @@ def _reason_prompts(
         rows_per_class.append(len(names) * num_des)
         class_index.append(index)
     table = np.concatenate(members) if members else np.zeros((0, len(templates)), dtype=np.int64)
-    known = {name for names in synonyms for name in names}
-    ignored = tuple(key for key in reasons if known.isdisjoint(part.strip() for part in key.split(",")))
     return Prompts(
         sentences=tuple(sentences),
         row_members=table,
@@ -221,9 +221,15 @@ def _reason_prompts(
         attributes=num_des,
         padded=tuple(padded),
         empty=tuple(empty),
-        ignored=ignored,
+        ignored=_unknown_keys(synonyms, reasons),
         source=source,
     )
+
+
+def _unknown_keys(synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> tuple[str, ...]:
+    """The keys of a reason file that name no class of the vocabulary."""
+    known = {name for names in synonyms for name in names}
+    return tuple(key for key in reasons if known.isdisjoint(part.strip() for part in key.split(",")))
 
 
 def _check_vocabulary(synonyms: Sequence[Sequence[str]]) -> None:

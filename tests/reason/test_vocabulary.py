@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -69,9 +70,13 @@ def test_split_synonyms_strips_nothing() -> None:
     assert split_synonyms("a ,b,  c,") == ("a ", "b", " c", "")
 
 
-def test_spread_color_follows_the_voc_palette() -> None:
-    assert [spread_color(index) for index in (0, 1, 2, 19)] == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 64, 128)]
-    assert len({spread_color(index) for index in range(847)}) == 847 and (0, 0, 0) not in map(spread_color, range(847))
+def test_spread_colors_are_bright_first_and_never_the_same() -> None:
+    colors = [spread_color(index) for index in range(847)]
+    assert len(set(colors)) == 847
+    assert all(0 <= channel <= 255 for color in colors for channel in color)
+    for first, second in itertools.pairwise(colors[:24]):
+        assert sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 100
+    assert all(max(color) > 200 for color in colors[:12])
 
 
 def test_lists_of_ones_own() -> None:

@@ -33,7 +33,8 @@ PREFIX = "photos_"
 TITLE = "OpenSeg-R on eight photographs"
 
 _SEEDED = (
-    "Seeded weights: random numbers stand in for the published ones. The segmentation on this page means nothing. "
+    "Seeded weights: random numbers stand in for the published ones. The segmentation on this page means nothing, and "
+    "agreement comes about by chance: the reasons name just the two to five classes that a photograph shows. "
     "Put the published weights into pretrained/ and run again."
 )
 _UNKNOWN = "No finished evaluation says which weights were used: treat the segmentation on this page as meaningless."
