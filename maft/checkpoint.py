@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import safetensors
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .impostors import impostor, read_head
 from .seeding import SEEDED, seed_module
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ _PLAIN_NUMPY: list[Any] = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
 ]
 """Training checkpoints hold learning rates as numpy scalars, by the names of the numpy that wrote them: plain data."""
+
+TensorT = TypeVar("TensorT")
 
 _LISTED = 4
 _GET_WEIGHTS = "see pretrained/README.md for where to get the published files"
@@ -64,14 +67,12 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _refuse_impostors(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise UserError(f"{path}: the file is empty; download it again ({_GET_WEIGHTS})")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: a git-lfs pointer, not the weights; run 'git lfs pull' where it came from")
-    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError(f"{path}: a web page, not weights (the download was refused); {_GET_WEIGHTS}")
+    try:
+        found = impostor(read_head(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if found:
+        raise UserError(f"{path}: {found}; {_GET_WEIGHTS}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -82,6 +83,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
+    if inside := _archive_without_weights(path):
+        raise UserError(f"{path}: an archive that holds {inside}; unpack it and name the file inside")
     try:
         with torch.serialization.safe_globals(_PLAIN_NUMPY), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -97,6 +100,20 @@ def _read_pickle(path: Path) -> object:
         raise _truncated(path) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise _truncated(path) from error
+
+
+def _archive_without_weights(path: Path) -> str:
+    """The first members of a zip archive that torch.save did not write, such as a zipped folder; "" for other files."""
+    if not zipfile.is_zipfile(path):
+        return ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return ""  # what is wrong with it is said by whoever reads it
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return ""
+    return f"{', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}" or "nothing"
 
 
 def _is_plain_pickle(path: Path) -> bool:
@@ -126,10 +143,36 @@ def load_model_weights(model: nn.Module, weights: str | Path) -> None:
         logger.warning("MODEL.WEIGHTS is 'seeded': random stand-in weights, the segmentation MEANS NOTHING")
         seed_module(model)
         return
-    state = {
-        name: value for name, value in load_weights(weights).items() if not name.startswith(TRAINING_ONLY_PREFIXES)
-    }
-    own = model.state_dict()
+    state = without_teacher(load_weights(weights))
+    if problem := misfit(model.state_dict(), state):
+        raise UserError(
+            f"{weights}: not a checkpoint of this model: {problem}; "
+            "check that --config-file fits the weights (base, large, panoptic)"
+        )
+    model.load_state_dict(state)
+    logger.info("loaded %d entries from %s", len(state), weights)
+
+
+def without_teacher(state: Mapping[str, TensorT]) -> dict[str, TensorT]:
+    """The entries that evaluation uses: all but the frozen teacher of training."""
+    return {name: value for name, value in state.items() if not name.startswith(TRAINING_ONLY_PREFIXES)}
+
+
+class Shaped(Protocol):
+    """What `misfit` compares: a tensor, or anything else with a shape."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """The entry's size."""
+
+
+def misfit(own: Mapping[str, Shaped], state: Mapping[str, Shaped]) -> str:
+    """How the names and shapes of `state` differ from those of a model, as one phrase; "" if they fit.
+
+    Args:
+        own: the model's entries.
+        state: those of a file, teacher excluded.
+    """
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     reshaped = [
@@ -137,15 +180,8 @@ def load_model_weights(model: nn.Module, weights: str | Path) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    problems = [
+    return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''})"
         for what, names in (("of another size", reshaped), ("missing", missing), ("unexpected", unexpected))
         if names
-    ]
-    if problems:
-        raise UserError(
-            f"{weights}: not a checkpoint of this model: {'; '.join(problems)}; "
-            "check that --config-file fits the weights (base, large, panoptic)"
-        )
-    model.load_state_dict(state)
-    logger.info("loaded %d entries from %s", len(state), weights)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, state: dict[str, torch.Tensor
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
         (b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>", "web page"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
         (b"just some text", "truncated, or not a PyTorch checkpoint"),
         (pickle.dumps({"epoch": 3}), "refused.*save its state dict alone"),
     ],
@@ -118,6 +120,15 @@ def test_a_file_without_a_state_dict_is_said(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         load_weights(tmp_path / "w.pth")
+
+
+def test_a_zipped_folder_is_said_with_what_it_holds(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    """What a drive's web page gives for several files at once."""
+    torch.save({"model": state}, tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "maftp_b.pth", "w") as archive:
+        archive.write(tmp_path / "w.pth", "weights/maftp_b.pth")
+    with pytest.raises(UserError, match=r"archive that holds weights/maftp_b\.pth; unpack"):
+        load_weights(tmp_path / "maftp_b.pth")
 
 
 def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_POINTER = b"version https://git-lfs"
-_PAGE = (b"<!doctype html", b"<html")
+from maft.impostors import impostor, read_head
+
 _PICKLE = b"\x80"
 _ZIP = b"PK\x03\x04"
 _PLAUSIBLE_BYTES = 100_000_000
@@ -16,21 +16,17 @@ _PLAUSIBLE_BYTES = 100_000_000
 def checkpoint_problem(path: str | Path) -> str | None:
     """What keeps a file from being a checkpoint, or None if it looks like one; a few bytes are read.
 
-    Whether names and shapes fit the model is found out when it is loaded (`maft.checkpoint`).
+    Whether names and shapes fit the model is found out by `tools.fetch_weights --check`, or when it is loaded.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
-            size = os.fstat(file.fileno()).st_size
+        head, size = read_head(path), path.stat().st_size
     except FileNotFoundError:
         return "no such file"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if head.startswith(_POINTER):
-        return "a git-lfs pointer, not the file itself: run git lfs pull where it came from"
-    if head.lstrip().lower().startswith(_PAGE):
-        return "a web page, not a checkpoint: the download was refused or asks for a confirmation"
+    if found := impostor(head):
+        return found
     if path.suffix != ".safetensors" and not head.startswith((_ZIP, _PICKLE)):
         return "not a PyTorch checkpoint"
     if size < _PLAUSIBLE_BYTES:

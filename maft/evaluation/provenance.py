@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,8 @@ IRRELEVANT_KEYS = frozenset({"OUTPUT_DIR", "VIS_PERIOD", "DATALOADER", "DATASETS
 
 _CHUNK = 1 << 22
 _DIGEST_BYTES = 16
+_GIT_SECONDS = 10
+_ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torchvision", "numpy", "pillow", "open_clip_torch", "timm")
 
 
@@ -137,6 +140,25 @@ def versions() -> dict[str, str]:
     return found
 
 
+def commit(repository: str | Path = _ROOT) -> str:
+    """The checked-out git commit, 40 hexadecimal digits, "-dirty" behind it where tracked files were changed.
+
+    Args:
+        repository: a checkout's root.
+
+    Returns:
+        `ABSENT` where the folder is not the root of a git checkout, or git cannot tell.
+    """
+    if not Path(repository, ".git").exists():  # a copy inside another project's checkout must not take that commit
+        return ABSENT
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return ABSENT
+    return done.stdout.strip() or ABSENT
+
+
 def collect(
     *,
     config_file: str,
@@ -162,6 +184,7 @@ def collect(
         "weights_file": weights_file,
         "weights_hash": hash_file(weights_file) if weights_file else ABSENT,
         "fingerprint": dict(fingerprint),
+        "commit": commit(),
         "op_backend": op_backend,
         "versions": versions(),
         **(extra or {}),

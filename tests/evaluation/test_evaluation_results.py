@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import subprocess
 
 import evaluation_scene as scene
 import pytest
@@ -43,6 +44,7 @@ def test_results_json_holds_metrics_counts_and_provenance(evaluation, tmp_path):
     assert written["versions"]["torch"] == scene.torch.__version__
     assert written["versions"]["detectron2"].split()[0] in ("real", "subset")
     assert (written["op_backend"], written["triplets_folder"]) == ("python", "t")
+    assert written["commit"] == provenance.commit()
 
 
 def test_the_table_for_people_names_both_definitions(evaluation, tmp_path, caplog):
@@ -115,3 +117,25 @@ def test_the_hash_of_sources_follows_the_sources(tmp_path, monkeypatch):
     (package / "op.cu").write_text("22")
     assert provenance.hash_sources(["some_package"]) != first
     assert len(provenance.hash_sources()) == 32
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_were_changed(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=Nobody", "-c", "user.email=nobody@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert provenance.commit(tmp_path) == provenance.ABSENT
+    git("init", "-q")
+    assert provenance.commit(tmp_path) == provenance.ABSENT, "there is no commit yet"
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "first")
+    git("tag", "v1")
+    assert provenance.commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "new").write_text("not tracked")
+    assert provenance.commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "a").write_text("2")
+    assert provenance.commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
+    (tmp_path / "inside").mkdir()
+    assert provenance.commit(tmp_path / "inside") == provenance.ABSENT, "a copy inside another checkout"
