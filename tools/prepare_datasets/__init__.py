@@ -1,1 +1,1 @@
-"""From the official archives of a data set to the files that are evaluated; see `python -m tools.prepare_datasets -h`."""
+"""From the official archives of a data set to the files that are evaluated: `python -m tools.prepare_datasets`."""
