@@ -369,12 +369,15 @@ class Pool:
                     self._sources += [open_nested(member, self.spool) for member in inner]
         return self._sources
 
-    def find(self, pattern: str, *, nested: str | None = None) -> dict[tuple[str, ...], Member]:
+    def find(
+        self, pattern: str, *, nested: str | None = None, exclude: str | None = None
+    ) -> dict[tuple[str, ...], Member]:
         """Members whose whole path matches `(.*/)?pattern`, by the groups of the match; of two alike, the first.
 
         Args:
             pattern: regular expression with at least one group, such as `images/(training|validation)/([^/]+)\\.jpg`.
             nested: look also into archives inside the sources, whose whole path matches `(.*/)?nested`.
+            exclude: leave out members in whose path this regular expression occurs.
 
         Returns:
             members, sorted by their keys.
@@ -388,15 +391,19 @@ class Pool:
                         self._nested[member] = open_nested(member, self.spool)
                     sources.append(self._nested[member])
         expression = re.compile(rf"(?:.*/)?(?:{pattern})")
+        # What macOS adds, and hidden files, are never meant.
+        unwanted = re.compile(rf"/\.|__MACOSX/|{exclude}" if exclude else r"/\.|__MACOSX/")
         found: dict[tuple[str, ...], Member] = {}
         for source in sources:
             for member in source.members:
                 match = expression.fullmatch(member.name)
-                if match and "/." not in f"/{member.name}" and "__MACOSX/" not in member.name:
+                if match and not unwanted.search(f"/{member.name}"):
                     found.setdefault(match.groups(), member)
         return dict(sorted(found.items(), key=lambda entry: tuple(part or "" for part in entry[0])))
 
-    def need(self, what: str, pattern: str, *, nested: str | None = None) -> dict[tuple[str, ...], Member]:
+    def need(
+        self, what: str, pattern: str, *, nested: str | None = None, exclude: str | None = None
+    ) -> dict[tuple[str, ...], Member]:
         """`find`, where something must be found.
 
         Args:
@@ -405,7 +412,7 @@ class Pool:
         Raises:
             UserError: nothing matches.
         """
-        found = self.find(pattern, nested=nested)
+        found = self.find(pattern, nested=nested, exclude=exclude)
         if not found:
             given = ", ".join(str(path) for path in self.given) or "nothing"
             raise UserError(

@@ -22,7 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -101,15 +101,23 @@ def copies(targets: Mapping[str, Member]) -> list[Item]:
     return [Item(target, copy_member, (member,), space=member.size) for target, member in targets.items()]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file aside and rename it into place; its folder must be there."""
+@contextlib.contextmanager
+def writing_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes `path` when the block ends well; its folder must be there."""
     aside = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        aside.write_bytes(data)
+        with aside.open("wb") as file:
+            yield file
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file aside and rename it into place; its folder must be there."""
+    with writing_aside(path) as file:
+        file.write(data)
 
 
 def execute(plan: Plan, root: Path, *, workers: int, sources: Sequence[Path], debug: bool = False) -> Summary:
@@ -129,15 +137,15 @@ def execute(plan: Plan, root: Path, *, workers: int, sources: Sequence[Path], de
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / f"{plan.name}.provenance.json"
     with _only_run(folder):
-        _check_choices(record, plan)
-        write_atomically(record, _provenance(plan, sources, complete=False))
+        choices = _joined_choices(record, plan)
+        write_atomically(record, _provenance(plan, choices, sources, complete=False))
         summary = run_items(folder, plan.items, workers=workers, description=plan.name, debug=debug)
         if plan.finish is not None:
             plan.finish(folder)
         work = folder / WORK_FOLDER
         if work.is_dir():
             shutil.rmtree(work)
-        write_atomically(record, _provenance(plan, sources, complete=True))
+        write_atomically(record, _provenance(plan, choices, sources, complete=True))
     return summary
 
 
@@ -280,7 +288,7 @@ def _only_run(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _provenance(plan: Plan, sources: Sequence[Path], *, complete: bool) -> bytes:
+def _provenance(plan: Plan, choices: Mapping[str, str], sources: Sequence[Path], *, complete: bool) -> bytes:
     """What the files were made from. No dates and no places: the same sources give the same bytes."""
     document = {
         "dataset": plan.name,
@@ -288,7 +296,7 @@ def _provenance(plan: Plan, sources: Sequence[Path], *, complete: bool) -> bytes
         "sources": [
             {"name": path.name, **({"bytes": path.stat().st_size} if path.is_file() else {})} for path in sources
         ],
-        "choices": dict(plan.choices),
+        "choices": dict(choices),
         "notes": list(plan.notes),
         "files": len(plan.items),
         "complete": complete,
@@ -296,18 +304,21 @@ def _provenance(plan: Plan, sources: Sequence[Path], *, complete: bool) -> bytes
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _check_choices(record: Path, plan: Plan) -> None:
+def _joined_choices(record: Path, plan: Plan) -> dict[str, str]:
+    """The choices of this run and those of earlier ones, which may have been about other splits."""
     try:
-        before = json.loads(record.read_bytes())["choices"]
+        before = dict(json.loads(record.read_bytes())["choices"])
     except FileNotFoundError:
-        return
+        before = {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: not readable ({one_line(error)}); delete it and run again") from error
-    if before != dict(plan.choices):
-        raise UserError(
-            f"{record}: prepared before with other choices ({before}, now {dict(plan.choices)}); delete the prepared "
-            "files and this one first, or choose another --root"
-        )
+    for name, choice in plan.choices.items():
+        if before.get(name, choice) != choice:
+            raise UserError(
+                f"{record}: prepared before with {name} = {before[name]!r}, now it is {choice!r}; the two are not "
+                "mixed: delete what was prepared of this data set, this file too, or choose another --root"
+            )
+    return before | dict(plan.choices)
 
 
 def _gigabytes(size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,11 @@ def open_picture(member: Member) -> Image.Image:
     return picture
 
 
-def decode(member: Member) -> NDArray[np.uint8]:
+def decode(member: Member) -> NDArray[Any]:
     """The decoded picture of a member.
 
     Returns:
-        (H, W, C) or (H, W), as stored: no colour conversion, a palette's indices.
+        (H, W, C) or (H, W) uint8 or wider integers, as stored: no colour conversion, a palette's indices.
 
     Raises:
         UserError: damaged, or as `open_picture`.
