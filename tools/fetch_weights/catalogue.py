@@ -1,0 +1,105 @@
+"""Which published weights there are, where they come from, and which model each must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DRIVE = "https://drive.google.com/file/d/{}/view?usp=sharing"
+HUB = "https://huggingface.co/{}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A MAFT+ checkpoint, which holds CLIP as well.
+
+    Attributes:
+        name: how the user calls it.
+        file: its name in pretrained/.
+        config: the config, below the repository's root, whose model it fits.
+        url: its page, as in pretrained/README.md.
+        use: what it is for.
+    """
+
+    name: str
+    file: str
+    config: str
+    url: str
+    use: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP as training starts from it.
+
+    Attributes:
+        name: how the user calls it.
+        file: the name in pretrained/ of a copy put there by hand; the ending is that of the file that is given.
+        architecture: open_clip's name of the model.
+        tag: open_clip's name of the weights.
+        url: their page.
+        use: what it is for.
+    """
+
+    name: str
+    file: str
+    architecture: str
+    tag: str
+    url: str
+    use: str
+
+
+Weights = Checkpoint | Clip
+_TRAINING = "training only; evaluation finds CLIP inside the checkpoint"
+
+CATALOGUE: Mapping[str, Weights] = {
+    entry.name: entry
+    for entry in (
+        Checkpoint(
+            "base",
+            "maftp_b.pth",
+            "configs/semantic/eval_base_reason.yaml",
+            DRIVE.format("1BeEeKOnWWIWIH-QWK_zLhAPUzCOnHuFG"),
+            "eval_reason_base.sh",
+        ),
+        Checkpoint(
+            "large",
+            "maftp_l.pth",
+            "configs/semantic/eval_large_reason.yaml",
+            DRIVE.format("1EQo5guVuKkSSZj4bv0FQN_4X9h_Rwfe5"),
+            "eval_reason_large.sh",
+        ),
+        Checkpoint(
+            "pano",
+            "maftp_l_pano.pth",
+            "configs/panoptic/eval_pano_reason.yaml",
+            DRIVE.format("1znk_uco8fwvbA0kndy4kGyVp22KbQr6g"),
+            "eval_reason_pano.sh",
+        ),
+        Clip(
+            "clip-base",
+            "clip_convnext_base_w_320.bin",
+            "convnext_base_w_320",
+            "laion_aesthetic_s13b_b82k_augreg",
+            HUB.format("laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K-augreg"),
+            _TRAINING,
+        ),
+        Clip(
+            "clip-large",
+            "clip_convnext_large_d_320.bin",
+            "convnext_large_d_320",
+            "laion2b_s29b_b131k_ft_soup",
+            HUB.format("laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"),
+            _TRAINING,
+        ),
+    )
+}
+DEFAULT = tuple(name for name, entry in CATALOGUE.items() if isinstance(entry, Checkpoint))
+"""What is fetched when nothing is named."""
+
+
+def by_hand(entry: Weights) -> str:
+    """How to get the file without this command, for messages."""
+    return f"get it from {entry.url} with a browser, then: python -m tools.fetch_weights {entry.name} --from FILE"
