@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from maft.checkpoint import load_weights
 from maft.errors import UserError
 from maft.seeding import SEEDED, is_seeded_entry, seeded_entry
+from maft.text.prefixes import causal_transformer, is_plain_block, prefix_tree
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class TextEncoder(Protocol):
 class CLIPTextEncoder:
     """The text tower of an open_clip CLIP model.
 
-    Attention is causal, so nothing after the end-of-text token reaches the feature. Sentences are therefore sorted by
-    length and every batch is cut to its longest sentence: prompts of a dozen tokens cost a fraction of 77.
+    Attention is causal, so nothing after the end-of-text token reaches the feature, and sentences that begin alike
+    share what comes of their beginnings (`maft.text.prefixes`): prompts of a dozen tokens cost a fraction of 77.
     """
 
     def __init__(self, clip_model: nn.Module, tokenizer: Tokenizer, *, batch_size: int = 256) -> None:
@@ -64,7 +65,6 @@ class CLIPTextEncoder:
             batch_size: sentences in one forward pass.
 
         Raises:
-            UserError: the installed open_clip is too old for its layout of the sequence to be known.
             TypeError: a text tower other than CLIP's causal one with end-of-text pooling.
         """
         if batch_size < 1:
@@ -75,6 +75,12 @@ class CLIPTextEncoder:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._fingerprint: tuple[tuple[tuple[int, int, torch.dtype], ...], str] | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The tower, as it was given."""
+        model: nn.Module = self._model[0]
+        return model
 
     @property
     def dim(self) -> int:
@@ -110,7 +116,8 @@ class CLIPTextEncoder:
             return features
         tokens = self._tokenizer(list(sentences))
         ends = tokens.argmax(dim=-1)
-        order = torch.argsort(ends, stable=True)
+        rows = tokens.tolist()
+        order = torch.tensor(sorted(range(len(rows)), key=rows.__getitem__))
         device = self._model[0].text_projection.device
         with torch.autocast(device.type, enabled=False):
             for batch in order.split(self._batch_size):
@@ -122,13 +129,14 @@ class CLIPTextEncoder:
     def _forward(self, ids: Tensor, ends: Tensor) -> Tensor:
         """(B, L) ids and the (B,) places of their end-of-text tokens -> (B, E)."""
         model = self._model[0]
-        length = ids.shape[1]
         dtype = model.transformer.get_cast_dtype()
-        hidden = model.token_embedding(ids).to(dtype) + model.positional_embedding[:length].to(dtype)
-        # Batch first goes in and comes out, whatever the transformer does inside; see _check_tower.
-        hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
+        tree = prefix_tree(ids, ends)
+        places = tree.opened_at % ids.shape[1]
+        embedded = model.token_embedding(ids.flatten()[tree.opened_at]).to(dtype)
+        hidden = embedded + model.positional_embedding[places].to(dtype)
+        hidden = causal_transformer(model.transformer.resblocks, hidden, tree)
         # The norm works on single tokens, so only the tokens that are read go through it.
-        pooled = model.ln_final(hidden[torch.arange(len(ids), device=ids.device), ends])
+        pooled = model.ln_final(hidden[tree.node[torch.arange(len(ids), device=ids.device), ends]])
         return pooled @ model.text_projection
 
 
@@ -239,12 +247,8 @@ def _check_tower(model: Any) -> None:
     pooling = getattr(model, "text_pool_type", None) or getattr(model, "pool_type", None)
     if pooling != "argmax" or getattr(model, "cls_emb", None) is not None:
         raise TypeError(f"the text tower must read the end-of-text token, not pool by {pooling!r}")
-    if not isinstance(getattr(model.transformer, "batch_first", None), bool):
-        # Before 2.27 the transformer took (length, batch) and gave no sign of it; guessing mixes sentences silently.
-        version = getattr(open_clip, "__version__", "unknown")
-        raise UserError(
-            f"open_clip_torch {version}: its text transformer does not tell batch from sequence; install 2.27 or newer"
-        )
+    if not all(is_plain_block(block) for block in model.transformer.resblocks):
+        raise TypeError("the text tower is not made of CLIP's plain residual attention blocks")
 
 
 def _hash_tensors(tensors: Mapping[str, Tensor]) -> bytes:
