@@ -238,7 +238,7 @@ def _agree(
             f"{url}: the server has a file of {total:,} bytes, {size:,} are published; it was replaced, or this is an "
             "error page: fetch it by hand if you trust it"
         )
-    _check_space(target, (total or size or 0) - start)
+    _check_space(target, (total or size or 0) - have)
     return _Origin(url, size if total is None else total, validator), start
 
 
@@ -255,7 +255,7 @@ def _copy(response: http.client.HTTPResponse, part: BinaryIO, origin: _Origin, t
     done = _length(part)
     bar = tqdm(total=origin.total, initial=done, unit="B", unit_scale=True, desc=target.name, disable=None)
     with bar:
-        while chunk := response.read(_CHUNK):
+        while chunk := _read(response):
             part.write(chunk)
             part.flush()
             bar.update(len(chunk))
@@ -265,6 +265,13 @@ def _copy(response: http.client.HTTPResponse, part: BinaryIO, origin: _Origin, t
     if origin.total is not None and done > origin.total:
         _start_over(part)
         raise _PassingError(f"the server sent {done:,} bytes, more than the {origin.total:,} that it said")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:  # a TLS error is an OSError that nothing else tells apart
+        raise _PassingError(f"the connection broke ({error})") from error
 
 
 def _check_digest(url: str, target: Path, part: BinaryIO, digest: tuple[str, str]) -> None:

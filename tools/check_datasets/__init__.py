@@ -1,0 +1,1 @@
+"""Checks of prepared data sets against what is published about them; see `python -m tools.check_datasets -h`."""

@@ -1,0 +1,243 @@
+"""What worker processes do: look into batches of images and labels, and add up what was found.
+
+Imports neither torch nor detectron2, so that a worker starts at once and stays small.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+EXAMPLES = 5
+"""How many examples of one problem are kept; the rest is only counted."""
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_ORIENTATION = 274
+_SIXTEEN_BITS = 65536
+
+
+@dataclass
+class Tally:
+    """What was found in some files; several are added up by `add`.
+
+    Attributes:
+        checked: label maps, panoptic PNG or images that were looked into.
+        types: label maps by pixel type, such as "uint8".
+        lowest, highest: smallest and largest label value beside the ignored one; None if there was none.
+        ignored: pixels with the ignored value.
+        per_class: pixels (label maps) or segments (panoptic) by class.
+        unknown: pixels by value outside the vocabulary.
+        full_bytes: 8-bit label maps that hold 255.
+        counts: problems by kind.
+        examples: a few of each kind, one line each.
+    """
+
+    checked: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    lowest: int | None = None
+    highest: int | None = None
+    ignored: int = 0
+    per_class: Counter[int] = field(default_factory=Counter)
+    unknown: Counter[int] = field(default_factory=Counter)
+    full_bytes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def problem(self, kind: str, line: str) -> None:
+        """Count a problem and keep it as an example if there are few."""
+        self.counts[kind] += 1
+        kept = self.examples.setdefault(kind, [])
+        if len(kept) < EXAMPLES:
+            kept.append(line)
+
+    def add(self, other: Tally) -> None:
+        """Take another tally's findings over."""
+        self.checked += other.checked
+        self.ignored += other.ignored
+        self.full_bytes += other.full_bytes
+        for mine, theirs in (
+            (self.types, other.types),
+            (self.counts, other.counts),
+        ):
+            mine.update(theirs)
+        self.per_class.update(other.per_class)
+        self.unknown.update(other.unknown)
+        lows = [value for value in (self.lowest, other.lowest) if value is not None]
+        highs = [value for value in (self.highest, other.highest) if value is not None]
+        self.lowest, self.highest = min(lows, default=None), max(highs, default=None)
+        for kind, lines in other.examples.items():
+            kept = self.examples.setdefault(kind, [])
+            kept += lines[: EXAMPLES - len(kept)]
+
+
+@dataclass(frozen=True)
+class SemanticRules:
+    """What label maps have to obey: values below `classes`, or `ignore`."""
+
+    classes: int
+    ignore: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One annotation of a panoptic file: PNG, image, its size, and segments as (id, class index or -1, area or None)."""
+
+    png: str
+    image: str
+    size: tuple[int, int] | None
+    segments: tuple[tuple[int, int, int | None], ...]
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height in pixels as the network sees the image, after its EXIF rotation.
+
+    The whole file is decoded, JPEG at an eighth of its size, so that one that is cut off is found out.
+
+    Raises:
+        OSError, ValueError and what else PIL raises: not readable.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        image.draft("L", (max(1, width // 8), max(1, height // 8)))
+        image.load()
+    return (height, width) if turned else (width, height)
+
+
+def check_semantic(pairs: Sequence[tuple[str, str]], rules: SemanticRules) -> Tally:
+    """Look into label maps and their images.
+
+    Args:
+        pairs: paths of label map and image.
+        rules: what the values have to obey.
+    """
+    tally = Tally()
+    for label, image in pairs:
+        tally.checked += 1
+        size = _check_label(label, rules, tally)
+        _check_image(image, size, Path(label).name, tally)
+    return tally
+
+
+def check_images(images: Sequence[tuple[str, tuple[int, int]]]) -> Tally:
+    """Look into images whose width and height an annotation file states."""
+    tally = Tally()
+    for path, size in images:
+        tally.checked += 1
+        _check_image(path, size, "the annotation file", tally)
+    return tally
+
+
+def check_panoptic(annotations: Sequence[Segments]) -> Tally:
+    """Look into panoptic PNG and their images: ids and areas have to be those of the annotation."""
+    tally = Tally()
+    for annotation in annotations:
+        tally.checked += 1
+        size = _check_segments(annotation, tally)
+        if annotation.size is not None and size is not None and annotation.size != size:
+            tally.problem("size", f"{annotation.png}: {_by(size)}, the annotation file says {_by(annotation.size)}")
+        _check_image(annotation.image, size, Path(annotation.png).name, tally)
+    return tally
+
+
+def _check_image(path: str, size: tuple[int, int] | None, other: str, tally: Tally) -> None:
+    try:
+        found = image_size(path)
+    except _UNREADABLE as error:
+        tally.problem("unreadable image", f"{path}: {error}")
+        return
+    if size is not None and found != size:
+        tally.problem("size", f"{path}: {_by(found)}, but {other} has {_by(size)}")
+
+
+def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, int] | None:
+    """Add one label map to the tally; returns its width and height, None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            labels, mode = np.asarray(image), image.mode
+    except _UNREADABLE as error:
+        tally.problem("unreadable label", f"{path}: {error}")
+        return None
+    if labels.ndim != 2 or labels.dtype.kind not in "uib":
+        tally.types[f"mode {mode}"] += 1
+        tally.problem("no label map", f"{path}: mode {mode}; one channel of integers is needed, not a coloured picture")
+        return None
+    tally.types[labels.dtype.newbyteorder("=").name] += 1
+    values, counts = _values(labels)
+    if labels.dtype == np.uint8 and values[-1] == 255:
+        tally.full_bytes += 1
+    outside: list[int] = []
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        if value == rules.ignore:
+            tally.ignored += count
+            continue
+        tally.lowest = value if tally.lowest is None else min(tally.lowest, value)
+        tally.highest = value if tally.highest is None else max(tally.highest, value)
+        if 0 <= value < rules.classes:
+            tally.per_class[value] += count
+        else:
+            tally.unknown[value] += count
+            outside.append(value)
+    if outside:
+        shown = ", ".join(map(str, outside[:EXAMPLES])) + (", …" if len(outside) > EXAMPLES else "")
+        tally.problem(
+            "unknown id", f"{path}: holds {shown}; classes are 0 to {rules.classes - 1}, {rules.ignore} ignored"
+        )
+    return labels.shape[1], labels.shape[0]
+
+
+def _values(labels: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct values, ascending, and how many pixels each has."""
+    if labels.dtype.kind == "u" and labels.dtype.itemsize <= 2:
+        counts = np.bincount(labels.ravel(), minlength=1)
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    values, counts = np.unique(labels.astype(np.int64), return_counts=True)
+    return values, counts
+
+
+def _check_segments(annotation: Segments, tally: Tally) -> tuple[int, int] | None:
+    try:
+        with Image.open(annotation.png) as image:
+            pixels, mode = np.asarray(image), image.mode
+    except _UNREADABLE as error:
+        tally.problem("unreadable label", f"{annotation.png}: {error}")
+        return None
+    if mode not in ("RGB", "RGBA"):
+        tally.types[f"mode {mode}"] += 1
+        tally.problem("no panoptic PNG", f"{annotation.png}: mode {mode}; segment ids are coded in RGB")
+        return None
+    tally.types["RGB"] += 1
+    channels = pixels.astype(np.int64)
+    found, counts = np.unique(
+        channels[..., 0] + 256 * channels[..., 1] + _SIXTEEN_BITS * channels[..., 2], return_counts=True
+    )
+    areas = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    tally.ignored += areas.pop(0, 0)
+    listed = {segment: area for segment, _, area in annotation.segments}
+    if len(listed) < len(annotation.segments):
+        tally.problem("segment", f"{annotation.png}: the annotation file lists a segment twice")
+    tally.per_class.update(index for _, index, _ in annotation.segments if index >= 0)
+    if stray := sorted(areas.keys() - listed.keys()):
+        tally.problem("segment", f"{annotation.png}: segment {stray[0]} is not in the annotation file")
+    if empty := sorted(listed.keys() - areas.keys()):
+        tally.problem("segment", f"{annotation.png}: segment {empty[0]} of the annotation file has no pixel")
+    for segment in sorted(areas.keys() & listed.keys()):
+        if listed[segment] not in (None, areas[segment]):
+            tally.problem(
+                "segment", f"{annotation.png}: segment {segment} has {areas[segment]} pixels, listed {listed[segment]}"
+            )
+            break
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
