@@ -1,4 +1,4 @@
-"""The checker finds each fault that it looks for, nothing in a sound data set, and says so by table, JSON and status."""
+"""The checker finds each fault that it looks for, none in a sound data set, and tells by table, JSON and exit status."""
 
 from __future__ import annotations
 
@@ -245,7 +245,9 @@ def test_a_shared_image_folder_may_hold_more(tmp_path: Path) -> None:
     base = pc459(tmp_path)
     picture(base / "images/2010_009999.jpg")
     report = only(tmp_path, "pc459")
-    assert report.state == "ok" and report.notes == ["1 images without label; the image folder is one of several splits"]
+    assert report.state == "ok" and report.notes == [
+        "1 images without label; the image folder is one of several splits"
+    ]
 
 
 def test_a_sound_panoptic_data_set_is_fine(tmp_path: Path) -> None:

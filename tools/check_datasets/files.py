@@ -88,7 +88,7 @@ class SemanticRules:
 
 @dataclass(frozen=True)
 class Segments:
-    """One annotation of a panoptic file: PNG, image, its size, and segments as (id, class index or -1, area or None)."""
+    """One annotation of a panoptic file: PNG, image, its size, segments as (id, class index or -1, area or None)."""
 
     png: str
     image: str
