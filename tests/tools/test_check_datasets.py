@@ -1,4 +1,4 @@
-"""The checker finds each fault that it looks for, none in a sound data set, and tells by table, JSON and exit status."""
+"""The checker finds each fault that it looks for, none in a sound data set; table, JSON and exit status tell it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback: resumed after a kill and broken connections, checked, never half in place."""
+"""Downloads from a server on loopback: resumed after a kill and broken connections, checked, never half in place."""
 
 from __future__ import annotations
 
