@@ -78,12 +78,15 @@ class Split:
         images: number of labelled images.
         occurring: number of classes with at least one pixel in the labels; None where nothing is known.
         shared_images: the image folder is one of several splits, so images without label are expected.
+        overlaid: panoptic segments lie over each other, and their listed areas are those before, as in the published
+            recipe for ADE20K.
     """
 
     dataset: str
     images: Fact
     occurring: Fact | None = None
     shared_images: bool = False
+    overlaid: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,8 +275,8 @@ DATASETS: Mapping[str, DatasetFacts] = {
             "ADE20K panoptic, 150 classes",
             ("ade_challenge", "ade_instances"),
             (
-                Split("openvocab_ade20k_panoptic_val", _SCENE),
-                Split("openvocab_ade20k_panoptic_train", _SCENE_TRAIN),
+                Split("openvocab_ade20k_panoptic_val", _SCENE, overlaid=True),
+                Split("openvocab_ade20k_panoptic_train", _SCENE_TRAIN, overlaid=True),
             ),
             {},
         ),

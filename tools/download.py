@@ -105,6 +105,9 @@ def fetch(
                 return target
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+    if not _part(target).stat().st_size:
+        _part(target).unlink()
+        _origin_file(target).unlink(missing_ok=True)
     raise DownloadError("; ".join(failures))
 
 

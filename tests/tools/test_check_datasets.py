@@ -266,7 +266,7 @@ def _segment(document: Any) -> dict[str, Any]:
     ("change", "kind"),
     [
         (lambda d: _segment(d).update(id=8), "segment"),
-        (lambda d: _segment(d).update(area=39), "segment"),
+        (lambda d: _segment(d).update(area=39), "segment"),  # more pixels than listed
         (lambda d: _segment(d).update(id=70000), "segment"),
         (lambda d: _segment(d).update(category_id=9999), "unknown id"),
         (lambda d: _segment(d).pop("id"), "malformed"),
@@ -280,6 +280,36 @@ def _segment(document: Any) -> dict[str, Any]:
 def test_each_fault_of_a_panoptic_file_is_found(tmp_path: Path, change: Callable[[Any], None], kind: str) -> None:
     edit_json(panoptic(tmp_path) / "ade20k_panoptic_val.json", change)
     assert kind in kinds(only(tmp_path, "ade150_panoptic"))
+
+
+def test_segments_of_ade20k_may_be_covered_by_others(tmp_path: Path) -> None:
+    def change(document: Any) -> None:
+        _segment(document).update(area=44)
+        extra = {"id": 9, "category_id": _segment(document)["category_id"], "area": 4, "iscrowd": 0}
+        document["annotations"][0]["segments_info"].append(extra)
+
+    edit_json(panoptic(tmp_path) / "ade20k_panoptic_val.json", change)
+    report = only(tmp_path, "ade150_panoptic")
+    assert report.state == "ok"
+    assert report.notes == ["2 segments have fewer pixels than listed: others were laid over them"]
+
+
+@pytest.mark.parametrize("area", [39, 41])
+def test_areas_of_coco_panoptic_are_exact(tmp_path: Path, area: int) -> None:
+    base = tmp_path / "coco"
+    picture(base / "train2017/000000000009.jpg")
+    ids = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    ids[:, :5, 0] = 7
+    label_map(base / "panoptic_train2017/000000000009.png", ids)
+    image = {"id": 9, "file_name": "000000000009.jpg", "width": SIZE[0], "height": SIZE[1]}
+    segments = [{"id": 7, "category_id": 1, "area": 40, "iscrowd": 0}]
+    annotation = {"image_id": 9, "file_name": "000000000009.png", "segments_info": segments}
+    path = base / "annotations/panoptic_train2017.json"
+    path.parent.mkdir()
+    write_json(path, {"images": [image], "annotations": [annotation]})
+    assert only(tmp_path, "coco_panoptic").state == "ok"
+    edit_json(path, lambda document: document["annotations"][0]["segments_info"][0].update(area=area))
+    assert kinds(only(tmp_path, "coco_panoptic")) == {"segment": 1}
 
 
 def test_faults_of_panoptic_files_on_disk_are_found(tmp_path: Path) -> None:

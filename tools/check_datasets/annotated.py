@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,6 +23,7 @@ from tools.check_datasets.semantic import (
     take_over,
     unlabelled,
 )
+from tools.dataset_facts import split_facts
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -76,10 +78,12 @@ def check_panoptic_set(
     unlabelled(report, [str(path) for stem, path in images.items() if stem not in annotated])
     strays = [str(path) for stem, path in pngs.items() if stem not in named]
     missing_partners(report, strays, "PNG that the annotation file does not name")
-    tally = tally_all(
-        sampled(tasks, options.sample), check_panoptic, workers=options.workers, description=report.dataset
-    )
+    facts = split_facts(report.dataset)
+    check = partial(check_panoptic, overlaid=facts is not None and facts.overlaid)
+    tally = tally_all(sampled(tasks, options.sample), check, workers=options.workers, description=report.dataset)
     take_over(report, tally, vocabulary)
+    if tally.covered:
+        report.notes.append(f"{tally.covered} segments have fewer pixels than listed: others were laid over them")
     if paths.semantic is not None and not paths.semantic.is_dir():
         report.notes.append(f"no label maps in {paths.semantic}: panoptic quality can be evaluated, mIoU cannot")
     compare_counts(report, options)
