@@ -5,19 +5,18 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from maft.errors import UserError
 
-_CHUNK = 1 << 20
 _BLANK = " \t\r\n"
 
 
-def list_entries(file: BinaryIO, where: str) -> Iterator[tuple[str, Any]]:
+def list_entries(chunks: Iterator[bytes], where: object) -> Iterator[tuple[str, Any]]:
     """Every entry of every list that the top-level object of a JSON file holds, in the file's order.
 
     Args:
-        file: UTF-8, read once from front to back.
+        chunks: the file in pieces, UTF-8.
         where: the file's name, for the error.
 
     Returns:
@@ -26,7 +25,7 @@ def list_entries(file: BinaryIO, where: str) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: not a JSON object, or cut off.
     """
-    reader = _Reader(file, where)
+    reader = _Reader(chunks, where)
     reader.expect("{")
     while reader.peek() != "}":
         key = reader.value()
@@ -47,8 +46,8 @@ def list_entries(file: BinaryIO, where: str) -> Iterator[tuple[str, Any]]:
 class _Reader:
     """A window on the file's text that moves along as values are taken from it."""
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file = file
+    def __init__(self, chunks: Iterator[bytes], where: object) -> None:
+        self._chunks = chunks
         self._where = where
         self._text = ""
         self._place = 0
@@ -101,8 +100,10 @@ class _Reader:
         if self._ended:
             raise self.malformed(problem)
         # As much as is held, so that an entry of any length is tried a few times only.
-        data = self._file.read(max(_CHUNK, len(self._text) - self._place))
-        self._ended = not data
+        held, data = len(self._text) - self._place, b""
+        while not self._ended and len(data) <= held:
+            piece = next(self._chunks, b"")
+            self._ended, data = not piece, data + piece
         try:
             text = self._utf8.decode(data, final=self._ended)
         except UnicodeDecodeError as error:

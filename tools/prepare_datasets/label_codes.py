@@ -1,16 +1,15 @@
-"""From the values of a release's label maps to class indices, and the files that hold them. Pure functions."""
+"""From the values of a release's label maps to class indices."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from maft.data.specs import IGNORE_8BIT, IGNORE_16BIT
 from maft.errors import UserError
+from tools.prepare_datasets.archives import Member
+from tools.prepare_datasets.pictures import decode
 
 UNKNOWN = -1
 """In a table: a value that the release does not have, so that the file is another one than was expected."""
@@ -34,7 +33,7 @@ def code_table(codes: Mapping[int, int], size: int) -> NDArray[np.int32]:
     return table
 
 
-def recode(values: NDArray[np.integer], table: NDArray[np.int32], where: str) -> NDArray[np.int32]:
+def recode(values: NDArray[np.integer], table: NDArray[np.int32], where: object) -> NDArray[np.int32]:
     """Replace every value by its entry of the table.
 
     Args:
@@ -54,33 +53,31 @@ def recode(values: NDArray[np.integer], table: NDArray[np.int32], where: str) ->
     if unknown.any():
         found = np.unique(values[unknown])
         shown = ", ".join(map(str, found[:_SHOWN])) + (", …" if len(found) > _SHOWN else "")
-        raise UserError(f"{where}: holds {shown}, which this data set does not have; give the label maps of the release")
+        raise UserError(
+            f"{where}: holds {shown}, which this data set does not have; give the label maps of the release"
+        )
     return codes
 
 
-def decode_values(data: bytes, where: str) -> NDArray[np.integer]:
-    """The values of a label map.
-
-    Args:
-        data: a PNG or TIFF with one channel; of one with a palette the indices count, not the colours.
-        where: the file, for the error.
+def read_values(member: Member) -> NDArray[np.integer]:
+    """The values of a label map: a PNG with one channel; of one with a palette the indices count, not the colours.
 
     Returns:
-        (H, W) uint8, uint16 or int32.
+        (H, W) integers.
 
     Raises:
         UserError: not readable, or a picture with several channels.
     """
-    values, mode = _decode(data, where)
+    values = decode(member)
     if values.ndim != 2 or values.dtype.kind not in "ui":
         raise UserError(
-            f"{where}: has mode {mode}, a label map has one channel of integers; this may be the coloured picture of "
-            "one: give the label maps of the release"
+            f"{member}: is {values.dtype} {values.shape}, a label map has one channel of integers; this may be the "
+            "coloured picture of one: give the label maps of the release"
         )
     return values
 
 
-def decode_identifiers(data: bytes, where: str) -> NDArray[np.int32]:
+def read_identifiers(member: Member) -> NDArray[np.int32]:
     """The segment identifiers of a COCO panoptic PNG: R + 256 G + 65536 B, 0 where there is no segment.
 
     Returns:
@@ -89,42 +86,8 @@ def decode_identifiers(data: bytes, where: str) -> NDArray[np.int32]:
     Raises:
         UserError: not readable, or not an RGB picture.
     """
-    values, mode = _decode(data, where)
-    if values.ndim != 3 or values.shape[2] != 3 or values.dtype != np.uint8:
-        raise UserError(f"{where}: has mode {mode}, a panoptic PNG is an RGB picture; give those of the release")
+    values = decode(member)
+    if values.ndim != 3 or values.shape[2] != 3:
+        raise UserError(f"{member}: is {values.dtype} {values.shape}, a panoptic PNG is an RGB picture of 8 bit")
     wide = values.astype(np.int32)
     return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
-
-
-def _decode(data: bytes, where: str) -> tuple[NDArray, str]:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image), image.mode
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: not readable as an image ({error}); download or unpack it again") from error
-
-
-def encode_8bit(labels: NDArray[np.integer]) -> bytes:
-    """A label map as PNG; the same bytes for the same labels.
-
-    Args:
-        labels: (H, W), values from 0 to 255.
-    """
-    return _encode(labels, np.uint8, IGNORE_8BIT, {"format": "PNG"})
-
-
-def encode_16bit(labels: NDArray[np.integer]) -> bytes:
-    """A label map as 16-bit TIFF with lossless compression; the same bytes for the same labels.
-
-    Args:
-        labels: (H, W), values from 0 to 65535.
-    """
-    return _encode(labels, np.uint16, IGNORE_16BIT, {"format": "TIFF", "compression": "tiff_deflate"})
-
-
-def _encode(labels: NDArray[np.integer], kind: type, highest: int, options: Mapping[str, str]) -> bytes:
-    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= highest:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()} do not fit 0 to {highest}")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(labels, dtype=kind)).save(buffer, **options)
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The annotations of PASCAL VOC and PASCAL-Context as class indices. Pure functions.
+"""The annotations of PASCAL-Context as class indices. Pure functions.
 
 PASCAL-Context numbers its 459 classes from 1 in the order of its `labels.txt`; 0 is unlabelled. Its 59 frequent classes
 carry the same names, but for `diningtable`, which the full list calls `table`. `trainval_merged.json` uses the numbers
@@ -20,19 +20,13 @@ from numpy.typing import NDArray
 from maft.data.specs import IGNORE_8BIT, IGNORE_16BIT
 from maft.errors import UserError
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.label_codes import UNKNOWN, code_table, recode
+from tools.prepare_datasets.label_codes import UNKNOWN, code_table
 
 OTHER_NAMES = {"table": "diningtable", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Names in the full list, and in the release's `59_labels.txt`, that the 59 classes have otherwise."""
 
 _LARGEST_SIDE = 1 << 14
 _LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(.*\S)\s*")
-
-
-def voc20_table() -> NDArray[np.int32]:
-    """SegmentationClass values to the 20 classes: 1 to 20 become 0 to 19; background and the 255 of borders, 255."""
-    codes = {entry.dataset_id: entry.index for entry in load_vocabulary("voc20").classes if entry.dataset_id}
-    return code_table({0: IGNORE_8BIT, IGNORE_8BIT: IGNORE_8BIT, **codes}, size=256)
 
 
 def plain_name(name: str) -> str:
@@ -50,7 +44,7 @@ def context459_names() -> dict[int, str]:
     return {entry.index + 1: entry.name for entry in load_vocabulary("pc459").classes}
 
 
-def parse_labels_txt(text: str, where: str) -> dict[int, str]:
+def parse_labels_txt(text: str, where: object) -> dict[int, str]:
     """The `labels.txt` of PASCAL-Context: lines of "<number>: <name>".
 
     Raises:
@@ -67,7 +61,7 @@ def parse_labels_txt(text: str, where: str) -> dict[int, str]:
     return names
 
 
-def context459_table(names: Mapping[int, str], where: str) -> NDArray[np.int32]:
+def context459_table(names: Mapping[int, str], where: object) -> NDArray[np.int32]:
     """LabelMap values to the 459 classes, by name; 0 is ignored.
 
     Args:
@@ -94,7 +88,7 @@ def index_of_59(name: str) -> int | None:
     return _indices("pc59").get(OTHER_NAMES.get(plain, plain))
 
 
-def context59_table(names: Mapping[int, str], where: str) -> NDArray[np.int32]:
+def context59_table(names: Mapping[int, str], where: object) -> NDArray[np.int32]:
     """LabelMap values to the 59 classes, by name; every other class of the 459, and 0, is ignored.
 
     Returns:
@@ -116,7 +110,7 @@ def context59_table(names: Mapping[int, str], where: str) -> NDArray[np.int32]:
     return table
 
 
-def read_label_map(data: bytes, where: str) -> NDArray[np.int32]:
+def read_label_map(data: bytes, where: object) -> NDArray[np.int32]:
     """The `LabelMap` of a PASCAL-Context .mat file.
 
     Returns:
@@ -147,19 +141,19 @@ class Region:
     """One run-length mask of `trainval_merged.json`.
 
     Attributes:
-        number: category number.
+        label: what its pixels become: category number, or class index.
         height, width: size of the mask.
         counts: compressed run lengths in pycocotools' text form, or plain ones, column-major and beginning with zeros.
     """
 
-    number: int
+    label: int
     height: int
     width: int
     counts: str | tuple[int, ...]
 
 
-def parse_region(annotation: Any, where: str) -> Region:
-    """An entry of `annos_segmentation`.
+def parse_region(annotation: Any, where: object) -> Region:
+    """An entry of `annos_segmentation`; its label is the category number.
 
     Raises:
         UserError: a field is missing or has another form.
@@ -178,18 +172,21 @@ def parse_region(annotation: Any, where: str) -> Region:
         ) from error
 
 
-def paint_regions(height: int, width: int, regions: Sequence[Region], where: str) -> NDArray[np.int32]:
-    """The category numbers of an image: regions painted one over the other, in the file's order, as the Detail API does.
+def paint_regions(height: int, width: int, regions: Sequence[Region], where: object) -> NDArray[np.uint8]:
+    """The label map of an image: regions painted one over the other, in the file's order, as the Detail API does.
+
+    Args:
+        regions: their labels are class indices, or 255.
 
     Returns:
-        (height, width) int32, 0 where no region lies.
+        (height, width) uint8, 255 where no region lies.
 
     Raises:
         UserError: a mask of another size, or one that cannot be decoded.
     """
     from pycocotools import mask as coco_mask
 
-    painted = np.zeros((height, width), dtype=np.int32)
+    painted = np.full((height, width), IGNORE_8BIT, dtype=np.uint8)
     for region in regions:
         if (region.height, region.width) != (height, width):
             raise UserError(f"{where}: a mask of {region.height} x {region.width} in an image of {height} x {width}")
@@ -200,7 +197,7 @@ def paint_regions(height: int, width: int, regions: Sequence[Region], where: str
         encoded: Any = {"size": [height, width], "counts": region.counts}
         if isinstance(region.counts, tuple):
             encoded = coco_mask.frPyObjects(encoded | {"counts": list(region.counts)}, height, width)
-        painted[coco_mask.decode(encoded) > 0] = region.number
+        painted[coco_mask.decode(encoded) > 0] = region.label
     return painted
 
 
@@ -229,29 +226,18 @@ def run_lengths_of(counts: str | Sequence[int]) -> NDArray[np.int64] | None:
     return numbers if int(numbers.min()) >= 0 else None
 
 
-def detail_table(categories: Mapping[int, str]) -> NDArray[np.int32]:
-    """Category numbers of `trainval_merged.json` to the 59 classes.
+def detail_codes(categories: Mapping[int, str]) -> dict[int, int]:
+    """The index among the 59 classes of category numbers of `trainval_merged.json`; the rest is none of them.
 
     The file's own names decide; a number that it does not name, or names otherwise, is taken as one of the full list.
 
     Args:
         categories: name by number, as in the file; may be empty.
-
-    Returns:
-        (65536,) int32: class index, or 255 for what is none of the 59.
     """
-    named = {number: index for number, name in categories.items() if (index := index_of_59(name)) is not None}
-    taken = set(named.values())
+    codes = {number: index for number, name in categories.items() if (index := index_of_59(name)) is not None}
+    taken = set(codes.values())
     for number, name in context459_names().items():
         index = index_of_59(name)
         if index is not None and index not in taken:
-            named.setdefault(number, index)
-    table = np.full(65536, IGNORE_8BIT, dtype=np.int32)
-    for number, index in named.items():
-        table[number] = index
-    return table
-
-
-def context59_labels(painted: NDArray[np.int32], table: NDArray[np.int32], where: str) -> NDArray[np.int32]:
-    """Painted category numbers as class indices; see `paint_regions` and `detail_table`."""
-    return recode(painted, table, where)
+            codes.setdefault(number, index)
+    return codes
