@@ -105,9 +105,6 @@ def fetch(
                 return target
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
-    if not _part(target).stat().st_size:
-        _part(target).unlink()
-        _origin_file(target).unlink(missing_ok=True)
     raise DownloadError("; ".join(failures))
 
 
@@ -126,13 +123,18 @@ def _check_present(target: Path, size: int | None) -> None:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The partial file, opened for appending, while no other process has it."""
+    """The partial file, opened for appending, while no other process has it; an empty one is not left behind."""
     with part.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{part}: another process is writing to it; wait for it, or end it") from error
-        yield file
+        try:
+            yield file
+        finally:
+            if not _length(file):
+                part.unlink(missing_ok=True)
+                part.with_name(f"{part.name}.json").unlink(missing_ok=True)
 
 
 def _from_one(

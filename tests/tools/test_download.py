@@ -113,7 +113,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def leftovers(target: Path) -> list[str]:
-    return sorted(path.name for path in target.parent.iterdir() if path != target and path.stat().st_size)
+    return sorted(path.name for path in target.parent.iterdir() if path != target)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

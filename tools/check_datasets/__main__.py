@@ -12,7 +12,8 @@ A published number that could not be verified only gives a note. For a miniature
 comparison with published numbers out: --no-counts.
 
 Of a name of prepare_datasets at least one split has to be there; of a registered name, that one. Exit status: 0 all is
-well; 1 something is wrong or a data set that was named is not there; 2 wrong use, or no data set at all.
+well; 1 something is wrong or a data set that was named is not there; 2 wrong use, or no data set at all; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -146,7 +147,11 @@ def main(words: Sequence[str] | None = None) -> int:
             print(table(reports))
         return int(wrong)
 
-    return run_command(body, debug=arguments.debug)
+    try:
+        return run_command(body, debug=arguments.debug)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
