@@ -98,7 +98,7 @@ def check(names: Sequence[str], options: Options) -> list[Report]:
 def _required(report: Report) -> Report:
     """A report in which absence is a fault."""
     if not report.there:
-        report.problem("not there", *report.looked_at)
+        report.problem("not there", *report.looked_at, count=1)
         report.looked_at = []
     return report
 

@@ -101,7 +101,7 @@ def table(reports: Sequence[Report]) -> str:
 
 def _row(report: Report) -> list[str]:
     if not report.there:
-        return [report.dataset, *["-"] * 7, report.state]
+        return [report.dataset, *["-"] * 7, "NOT THERE" if report.problems else "not there"]
     values = "-" if report.lowest is None else f"{report.lowest} to {report.highest}"
     expected = f" (published {report.expected_classes})" if report.expected_classes else ""
     return [
