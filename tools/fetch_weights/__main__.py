@@ -27,6 +27,7 @@ from tools.fetch_weights import transfer
 from tools.fetch_weights.catalogue import CATALOGUE, DEFAULT, ROOT, Checkpoint, Weights, by_hand
 from tools.fetch_weights.check import Identified, identify
 
+INTERRUPTED = 130
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -175,7 +176,11 @@ def body(options: argparse.Namespace) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     options = parse_arguments(words)
-    return run_command(lambda: body(options), debug=options.debug)
+    try:
+        return run_command(lambda: body(options), debug=options.debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

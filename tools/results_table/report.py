@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,11 +98,13 @@ class Report:
 def build(collection: Collection) -> Report:
     """Lay the results beside the published figures."""
     report = Report()
+    runs = {str(result.run.absolute()) for result in collection.results}
+    common = os.path.commonpath(runs) if runs else ""
     for task, title in (("sem_seg", "Semantic segmentation, mIoU"), ("panoptic_seg", "Panoptic segmentation")):
         results = [result for result in collection.results if result.task == task]
         columns = _semantic_columns(results) if task == "sem_seg" else _panoptic_columns(results)
         methods = [(suite, reasons) for suite, reasons in (SEMANTIC if task == "sem_seg" else PANOPTIC)]
-        rows = _Rows(report, columns).blocks(methods, results)
+        rows = _Rows(report, columns, common).blocks(methods, results)
         report.tables.append(Table(title, columns, tuple(rows)))
     states = {cell.state for table in report.tables for row in table.rows for cell in row.cells}
     if "seeded" in states:
@@ -119,7 +122,7 @@ def _semantic_columns(results: Iterable[Result]) -> tuple[Column, ...]:
 def _panoptic_columns(results: Iterable[Result]) -> tuple[Column, ...]:
     known = panoptic_benchmark()
     others = sorted({result.dataset for result in results} - {known.dataset})
-    titles = {known.dataset: "ADE20K", **{name: title_of(name) for name in others}}
+    titles = {known.dataset: "ADE20K", **{name: title_of(name).removesuffix(", panoptic") for name in others}}
     return tuple(Column(name, metric, f"{title} {metric}") for name, title in titles.items() for metric in QUALITIES)
 
 
@@ -132,8 +135,8 @@ def method_name(suite: str, reasons: bool, config: str = "") -> str:
 class _Rows:
     """Makes the rows of one table, and numbers the origins of its cells."""
 
-    def __init__(self, report: Report, columns: Sequence[Column]) -> None:
-        self._report, self._columns = report, columns
+    def __init__(self, report: Report, columns: Sequence[Column], common: str) -> None:
+        self._report, self._columns, self._common = report, columns, common
 
     def blocks(self, methods: Iterable[tuple[str, bool]], results: Sequence[Result]) -> Iterable[Row]:
         """A block a method: the published figures, then every run's; methods without published figures come last."""
@@ -159,13 +162,18 @@ class _Rows:
         variants = [variant for variant, _ in runs]
         for variant, run in runs:
             by_dataset = {result.dataset: result for result in run}
-            folder = str(run[0].run) if variants.count(variant) > 1 else ""
+            folder = self._run_name(run[0]) if variants.count(variant) > 1 else ""
             kind = ", ".join(part for part in ("measured", variant, folder) if part)
             cells = [self._cell(by_dataset.get(column.dataset), column, figures) for column in self._columns]
             yield Row(name, kind, tuple(cells))
             if any(_definitions_differ(result) for result in run):
                 yield Row(name, f"{kind}, mIoU_present", tuple(map(_present, cells, self._results_of(by_dataset))))
             self._warn_of_mixed_code(name, run)
+
+    def _run_name(self, result: Result) -> str:
+        """The run's folder without what all runs share; the origins have the whole path."""
+        run = result.run.absolute()
+        return run.name if str(run) == self._common else os.path.relpath(run, self._common)
 
     def _results_of(self, by_dataset: dict[str, Result]) -> list[Result | None]:
         return [by_dataset.get(column.dataset) for column in self._columns]
@@ -251,7 +259,7 @@ def _images(count: int) -> str:
 
 def _notes(report: Report, states: set[State], collection: Collection) -> list[str]:
     notes = [SOURCE] if collection.results else ["No finished evaluation was found.", SOURCE]
-    notes.append("In brackets: the difference to the published figure; then the number of the figure's origin.")
+    notes.append("Beside a measured figure: its difference to the published one, and the number of its origin below.")
     if any(row.kind.endswith("mIoU_present") for table in report.tables for row in table.rows):
         notes.append(
             "mIoU_reference divides by the classes in ground truth or prediction, mIoU_present by those in the ground "
