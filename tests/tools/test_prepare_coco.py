@@ -251,18 +251,15 @@ def test_damaged_panoptic(
     assert problem in error and error.count("error: ") == 1, error
 
 
-def test_train_net_evaluates_what_was_prepared(repository: Path, downloads: Path, tmp_path: Path) -> None:
-    """COCO-Stuff: the pixel accuracy equals that of the predictions against the labels made by hand."""
-    root, output = tmp_path / "datasets", tmp_path / "out"
-    assert prepare(root, "coco_stuff171", "--from", downloads) == 0
-    name = "openvocab_coco_2017_test_stuff_sem_seg"
+def evaluate(repository: Path, root: Path, output: Path, dataset: str, **changes: str) -> dict:
+    """The results of train_net.py with class names only."""
     options = {
         "MODEL.META_ARCHITECTURE": "MAFT_Plus",
         "MODEL.DEVICE": "cpu",
-        "DATASETS.TEST": f"('{name}',)",
+        "DATASETS.TEST": f"('{dataset}',)",
         "TEST.SAVE_PREDICTIONS": "True",
         "OUTPUT_DIR": str(output),
-    }
+    } | {key.replace("__", "."): value for key, value in changes.items()}
     words = [word for pair in options.items() for word in pair]
     done = subprocess.run(
         [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only", *words],
@@ -274,9 +271,28 @@ def test_train_net_evaluates_what_was_prepared(repository: Path, downloads: Path
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((output / "inference" / dataset / "results.json").read_text())
+
+
+def test_train_net_evaluates_stuff(repository: Path, downloads: Path, tmp_path: Path) -> None:
+    """The pixel accuracy is that of the predictions against the labels made by hand."""
+    root, output = tmp_path / "datasets", tmp_path / "out"
+    assert prepare(root, "coco_stuff171", "--from", downloads) == 0
+    dataset = "openvocab_coco_2017_test_stuff_sem_seg"
+    results = evaluate(repository, root, output, dataset)
     (stem,) = STEMS["val"]
     truth = stuff_truth(stem)
-    predicted = np.asarray(Image.open(next((output / "inference" / name / "sem_seg").glob(f"{stem}.*"))))
+    predicted = np.asarray(Image.open(next((output / "inference" / dataset / "sem_seg").glob(f"{stem}.*"))))
     kept = truth != 255
-    results = json.loads((output / "inference" / name / "results.json").read_text())
     assert results["metrics"]["sem_seg"]["pACC"] == pytest.approx(100 * (predicted == truth)[kept].mean(), abs=1e-6)
+
+
+def test_train_net_evaluates_panoptic(repository: Path, downloads: Path, tmp_path: Path) -> None:
+    root = tmp_path / "datasets"
+    assert prepare(root, "coco_panoptic", "--from", downloads) == 0
+    changes = {"MODEL__MASK_FORMER__TEST__PANOPTIC_ON": "True", "INPUT__DATASET_MAPPER_NAME": "coco_panoptic_lsj"}
+    results = evaluate(repository, root, tmp_path / "out", "coco_seg_pan_voab", **changes)
+    assert results["images"]["total"] == len(STEMS["train"])
+    classes = results["metrics"]["panoptic_seg"]["per_class"]
+    segments = {name: entry["matched"] + entry["false_negatives"] for name, entry in classes.items()}
+    assert {name: number for name, number in segments.items() if number} == {"cat": 2, "sea": 2, "sky-other-merged": 2}

@@ -12,7 +12,7 @@ from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
 from tools.prepare_datasets.archives import Member
 from tools.prepare_datasets.json_stream import list_entries
-from tools.prepare_datasets.pascal_labels import Region, detail_codes, parse_region
+from tools.prepare_datasets.pascal_labels import LARGEST_SIDE, Region, detail_codes, parse_region
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,10 @@ def read_merged(member: Member, splits: Collection[str], *, with_regions: bool =
 
 def _image(entry: Any, where: Member) -> tuple[Any, str, MergedImage]:
     try:
-        stem = PurePosixPath(entry["file_name"]).stem
-        return entry["image_id"], entry["phase"], MergedImage(stem, int(entry["height"]), int(entry["width"]))
+        image = MergedImage(PurePosixPath(entry["file_name"]).stem, int(entry["height"]), int(entry["width"]))
+        if not (0 < image.height <= LARGEST_SIDE and 0 < image.width <= LARGEST_SIDE):
+            raise ValueError(f"size {image.width} x {image.height}")
+        return entry["image_id"], entry["phase"], image
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: an image lacks or has a wrong field ({error!r}); it needs image_id, file_name, phase, height "

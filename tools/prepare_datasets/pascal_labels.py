@@ -25,7 +25,9 @@ from tools.prepare_datasets.label_codes import UNKNOWN, code_table
 OTHER_NAMES = {"table": "diningtable", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Names in the full list, and in the release's `59_labels.txt`, that the 59 classes have otherwise."""
 
-_LARGEST_SIDE = 1 << 14
+LARGEST_SIDE = 1 << 14
+"""Of an image, in pixels: a file that declares more is damaged, and would ask for the memory."""
+
 _LABEL_LINE = re.compile(r"\s*(\d+)\s*:\s*(.*\S)\s*")
 
 
@@ -77,7 +79,7 @@ def context459_table(names: Mapping[int, str], where: object) -> NDArray[np.int3
     indices = _indices("pc459")
     strange = [f"{number}: {name}" for number, name in names.items() if number and plain_name(name) not in indices]
     if strange:
-        raise UserError(f"{where}: {strange[0]!r} is none of the 459 classes; give the labels.txt of PASCAL-Context")
+        raise UserError(f"{where}: {strange[0]!r} is none of the 459 classes; give the labels.txt of PASCAL-Context, or none")
     codes = {number: indices[plain_name(name)] for number, name in names.items() if number}
     return code_table({0: IGNORE_16BIT, **codes}, size=65536)
 
@@ -124,7 +126,7 @@ def read_label_map(data: bytes, where: object) -> NDArray[np.int32]:
     try:
         shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(data))}
         shape = shapes.get("LabelMap", ())
-        if len(shape) != 2 or not all(0 < side <= _LARGEST_SIDE for side in shape):
+        if len(shape) != 2 or not all(0 < side <= LARGEST_SIDE for side in shape):
             raise UserError(f"{where}: has no LabelMap of an image's size; give the .mat files of PASCAL-Context")
         values = loadmat(io.BytesIO(data), variable_names=["LabelMap"])["LabelMap"]
     except UserError:
