@@ -41,6 +41,8 @@ _LARGEST_IMAGE, _LARGEST_LABEL = 200_000, 30_000
 
 def plan(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     """See `registry.PlanFunction`."""
+    # Every core has a process of its own; and OpenCV's threads, once started, would not survive the fork.
+    cv2.setNumThreads(1)
     labels = _release_only(pool.need(_SOURCE, r"(ADE_[^/]+)_seg\.png", exclude=_PREPARED))
     images = pool.find(r"(ADE_[^/]+)\.jpg", exclude=_PREPARED)
     lost = [key[0] for key in labels if key not in images]
@@ -81,7 +83,6 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
     Raises:
         UserError: unreadable, or of different sizes.
     """
-    cv2.setNumThreads(1)  # every core has a process of its own
     picture = open_picture(image)
     classes = decode(label)
     if classes.ndim != 3 or classes.shape[2] < 3 or classes.dtype != np.uint8:
@@ -94,7 +95,7 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
         return encode_tiff16(class_indices(classes)), image.read()
     height, width = size
     # Nearest takes pixels as they are, so the few that remain are looked up, not all.
-    classes = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST)
+    classes = np.asarray(cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
     smaller = cv2.resize(decode(image), (width, height), interpolation=cv2.INTER_LINEAR)
     buffer = io.BytesIO()
     Image.fromarray(smaller).save(buffer, format="JPEG", quality=JPEG_QUALITY)
