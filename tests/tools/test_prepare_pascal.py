@@ -271,6 +271,25 @@ def test_the_split_of_the_merged_file(downloads: Path, tmp_path: Path) -> None:
     assert any(note.startswith("train: left out") for note in record["notes"])
 
 
+@pytest.mark.parametrize("where", ["val.txt", "trainval/val.txt", "pascalcontext_val.txt"])
+def test_a_list_of_ones_own(where: str, downloads: Path, tmp_path: Path) -> None:
+    """Beside the label maps, where VOC 2010 came without its lists for all images."""
+    kit = {name: data for name, data in voc_kit("2010", labelled=False).items() if "/Main/" not in name}
+    given = unpack(
+        tmp_path / "given", kit | context_files() | {where: f"JPEGImages/{VAL[1]}.jpg {VAL[1]}.png".encode()}
+    )
+    assert prepare(tmp_path, "pc459", "--from", given) == 0
+    folder = tmp_path / "VOCdevkit" / "VOC2010" / "annotations_detectron2_ovs"
+    same(labels_in(folder / "pc459_val"), {VAL[1]: truth_459(VAL[1])})
+    assert "list" in provenance(tmp_path, "pc459")["choices"]["split"]
+
+
+def test_context_without_any_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kit = {name: data for name, data in voc_kit("2010", labelled=False).items() if "/Main/" not in name}
+    assert prepare(tmp_path, "pc459", "--from", unpack(tmp_path / "given", kit | context_files())) == 2
+    assert "ImageSets/Main/val.txt" in capsys.readouterr().err
+
+
 def damaged(change: Mapping[str, bytes | None], files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in {**files, **change}.items() if data is not None}
 
@@ -302,6 +321,7 @@ def test_damaged_voc(
     ("change", "problem"),
     [
         ({"labels.txt": b"1: accordion\n2: teapot\n"}, "teapot"),
+        ({"labels.txt": b"1: accordion\n70000: aeroplane\n"}, "70000: aeroplane"),
         ({f"trainval/{VAL[0]}.mat": b"MATLAB 5.0 MAT-file" * 9}, "not readable as a .mat file"),
         ({f"trainval/{VAL[0]}.mat": None}, "1 of 3 label maps"),
         ({f"trainval/{stem}.mat": None for stem in MARKS}, "no label maps"),

@@ -37,6 +37,8 @@ _LISTS = (
     # In the order of trust; the lists of VOC 2010 are those of PASCAL-Context: 4,998 and 5,105 images.
     (r"(?:pascal_?context_|SegmentationContext/)(train|val)\.txt", "a list for PASCAL-Context"),
     (r"ImageSets/Main/(train|val)\.txt", "ImageSets/Main of VOC 2010"),
+    # Beside the label maps; the lists of VOC 2010 for other tasks have a part of the images only.
+    (r"(?<!Segmentation/)(?<!Layout/)(?<!Action/)(train|val)\.txt", "a list beside the label maps"),
 )
 NAMES_OF_OURS = "the vocabulary pc459"
 

@@ -77,9 +77,11 @@ def context459_table(names: Mapping[int, str], where: object) -> NDArray[np.int3
         UserError: a name that is none of the 459.
     """
     indices = _indices("pc459")
-    strange = [f"{number}: {name}" for number, name in names.items() if number and plain_name(name) not in indices]
+    strange = [f"{n}: {name}" for n, name in names.items() if n and (n >= 65536 or plain_name(name) not in indices)]
     if strange:
-        raise UserError(f"{where}: {strange[0]!r} is none of the 459 classes; give the labels.txt of PASCAL-Context, or none")
+        raise UserError(
+            f"{where}: {strange[0]!r} is none of the 459 classes; give the labels.txt of PASCAL-Context, or none"
+        )
     codes = {number: indices[plain_name(name)] for number, name in names.items() if number}
     return code_table({0: IGNORE_16BIT, **codes}, size=65536)
 
