@@ -24,7 +24,7 @@ from detectron2.utils.logger import setup_logger
 from torch import distributed
 
 from maft.checkpoint import load_model_weights
-from maft.config import CHOICES, add_maft_config
+from maft.config import ACCEPTED, CHOICES, add_maft_config
 from maft.data import InferenceMapper, dataset_names, register_all
 from maft.errors import USER_ERROR_STATUS, UserError, run_command
 from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
@@ -78,6 +78,9 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         cfg.merge_from_list(options)
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"KEY VALUE pairs: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+    without_effect = [key for key in options[::2] if key in ACCEPTED]
+    if without_effect:
+        logger.warning("without effect at evaluation, accepted for the reference's sake: %s", ", ".join(without_effect))
     for key, choices in CHOICES.items():
         value = _value(cfg, key)
         if value not in choices:

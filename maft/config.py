@@ -1,7 +1,7 @@
 """The config keys of this project, each with its meaning, beside detectron2's own.
 
 Keys that the reference's yaml files may set but that no part of this version reads are listed apart (`ACCEPTED`), so
-that those files load unchanged and nobody tunes a key without effect.
+that those files load unchanged; on the command line, such a key gets a warning.
 """
 
 from __future__ import annotations

@@ -350,6 +350,13 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], words: tuple[s
         assert word in errors[0]
 
 
+@pytest.mark.usefixtures("in_repository")
+def test_keys_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The reference's scripts set MODEL.CLASS_NAME_JSON, which the reference never reads."""
+    train_net.build_config(CONFIG, ["MODEL.CLASS_NAME_JSON", "datasets/pc59.json", "MODEL.NUM_DES", "2"])
+    assert "MODEL.CLASS_NAME_JSON" in caplog.text and "MODEL.NUM_DES" not in caplog.text
+
+
 def test_no_config_and_no_eval_only(repository: Path) -> None:
     for arguments, word in ((["--eval-only"], "--config-file"), (["--config-file", CONFIG], "--eval-only")):
         done = subprocess.run(
