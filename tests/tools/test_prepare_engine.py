@@ -66,7 +66,9 @@ def test_every_kind_of_source_gives_its_members(tmp_path: Path, kind: str) -> No
     assert {name: source.read(name) for name in CONTENT} == CONTENT
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "C:\\evil.txt", "a\\..\\..\\evil.txt"])
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "C:\\evil.txt", "a\\..\\..\\evil.txt"]
+)
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 def test_members_outside_the_archive_are_refused(tmp_path: Path, name: str, make) -> None:  # type: ignore[no-untyped-def]
     path = make(tmp_path / "archive", {"good.txt": b"good", name: b"evil"})
