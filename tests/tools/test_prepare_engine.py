@@ -178,6 +178,26 @@ def test_the_pool_finds_by_content_across_sources(tmp_path: Path) -> None:
         pool.need("label maps", r"labels/([^/]+)\.png")
 
 
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.prepare_datasets", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line_refuses_in_one_line_and_writes_nothing(tmp_path: Path, in_repository: None) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    good = {"annotations/validation/1.png": b"", "images/validation/1.jpg": b""}
+    tar_of(base / "evil.tgz", {**good, "../../images/validation/evil.jpg": b"evil"}, "w:gz")
+    before = sorted(tmp_path.rglob("*"))
+    done = run("ade150", "--from", base / "evil.tgz", "--root", base / "root")
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and "evil.tgz" in line and "../../images/validation/evil.jpg" in line
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, base / "root"])
+    done = run("ade151", "--from", base)
+    assert done.returncode == 2 and "no data set 'ade151'" in done.stderr and "ade150_panoptic" in done.stderr
+
+
 # The engine
 
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maft.data.locate import datasets_root
 from maft.errors import USER_ERRORS, UserError, one_line, run_command
 from tools.prepare_datasets.archives import Pool
-from tools.prepare_datasets.engine import WORK_FOLDER, execute
+from tools.prepare_datasets.engine import execute, spool_folder
 from tools.prepare_datasets.listing import run_download, run_list
-from tools.prepare_datasets.registry import NAMES, plan_function
+from tools.prepare_datasets.registry import NAMES, PlanFunction, plan_function
 
 SPLITS = ("train", "val")
 ARCHIVES = "archives"
@@ -92,16 +91,26 @@ def prepare(
         UserError: an unknown name (before anything is done), or what went wrong with each that could not be prepared.
     """
     functions = {name: plan_function(name) for name in names}
-    spool = root / WORK_FOLDER
-    pool = Pool(sources, spool)
-    pool.sources()  # what is hostile or cut off stops everything
+    with spool_folder(root) as spool:
+        pool = Pool(sources, spool)
+        pool.sources()  # what is hostile or cut off stops everything
+        failed = _prepare_each(functions, pool, root, splits, workers, debug)
+    if failed:
+        raise UserError("; ".join(failed))
+    return 0
+
+
+def _prepare_each(
+    functions: Mapping[str, PlanFunction], pool: Pool, root: Path, splits: Sequence[str], workers: int, debug: bool
+) -> list[str]:
+    """What went wrong, one line for each data set that could not be prepared."""
     failed = []
     for name, function in functions.items():
         try:
             plan = function(pool, root, splits)
             for note in plan.notes:
                 print(f"{name}: {note}")
-            summary = execute(plan, root, workers=workers, sources=sources, debug=debug)
+            summary = execute(plan, root, workers=workers, sources=pool.given, debug=debug)
         except USER_ERRORS as error:
             if debug:
                 raise
@@ -111,11 +120,7 @@ def prepare(
                 f"{name}: {root / plan.base}: {summary.made} files made ({summary.written / 1e6:.1f} MB), "
                 f"{summary.found} were there"
             )
-    if failed:
-        raise UserError("; ".join(failed))
-    if spool.is_dir():
-        shutil.rmtree(spool)
-    return 0
+    return failed
 
 
 def _run() -> int:

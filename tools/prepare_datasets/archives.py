@@ -41,7 +41,7 @@ _LOCAL_HEADER = 30
 Coding = Literal["file", "plain", "deflate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a release may have a million
 class Member:
     """A file in an archive or folder, and how to get at its content without looking the archive through again.
 
@@ -147,7 +147,7 @@ class Source:
     def __init__(self, path: Path, members: Sequence[Member]) -> None:
         self.path = path
         self.members = tuple(members)
-        self._by_name = {member.name: member for member in members}
+        self._by_name: dict[str, Member] | None = None
 
     def names(self) -> list[str]:
         """Names of the members, all of them harmless."""
@@ -155,11 +155,13 @@ class Source:
 
     def member(self, name: str) -> Member:
         """The member of that name; KeyError if there is none."""
+        if self._by_name is None:
+            self._by_name = {member.name: member for member in self.members}
         return self._by_name[name]
 
     def read(self, name: str) -> bytes:
         """The content of the member of that name; see `Member.read`."""
-        return self._by_name[name].read()
+        return self.member(name).read()
 
 
 def open_source(path: Path, spool: Path) -> Source:

@@ -171,7 +171,7 @@ def run_items(folder: Path, items: Sequence[Item], *, workers: int, description:
             "make room, or choose another folder with --root"
         )
     written, failures = 0, []
-    with tqdm(total=len(items), initial=len(items) - len(todo), desc=description, unit="file", smoothing=0.05) as bar:
+    with _Bar(total=len(items), initial=len(items) - len(todo), desc=description, unit="file", smoothing=0.05) as bar:
         for done, size, failed in _results(folder, todo, workers, debug):
             written += size
             failures += failed
@@ -179,6 +179,12 @@ def run_items(folder: Path, items: Sequence[Item], *, workers: int, description:
     if failures:
         raise UserError(f"{len(failures)} of {len(items)} files could not be made: {'; '.join(failures[:3])}")
     return Summary(len(todo), len(items) - len(todo), written)
+
+
+class _Bar(tqdm):
+    """A progress bar without the thread that looks after slow ones: workers are forked while it is shown."""
+
+    monitor_interval = 0
 
 
 _Result = tuple[int, int, list[str]]
@@ -285,6 +291,23 @@ def _only_run(folder: Path) -> Iterator[None]:
                 time.sleep(0.1)
         yield
     finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def spool_folder(root: Path) -> Iterator[Path]:
+    """The folder for decompressed archives below `root`, removed afterwards by the last run that uses it."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / WORK_FOLDER
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield folder
+    finally:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
