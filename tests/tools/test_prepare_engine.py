@@ -20,7 +20,7 @@ from PIL import Image
 
 from maft.errors import UserError
 from tools.prepare_datasets import engine
-from tools.prepare_datasets.archives import Member, Pool, open_nested, open_source
+from tools.prepare_datasets.archives import Member, Pool, checked_name, open_nested, open_source
 from tools.prepare_datasets.engine import Item, Plan, copies, execute, run_items
 
 CONTENT = {"a/images/1.jpg": b"one" * 1000, "a/images/2.jpg": bytes(range(256)) * 40, "a/empty.txt": b""}
@@ -313,3 +313,22 @@ def test_killed_ten_times_the_result_is_the_same(tmp_path: Path, in_repository: 
     output = last.communicate(timeout=120)[0]
     assert last.returncode == 0, output
     assert tree(root) == tree(tmp_path / "calm")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/b-1_2.jpg", "a/b-1_2.jpg"),
+        ("./a//b/./c.png", "a/b/c.png"),
+        ("a\\b.png", "a/b.png"),
+        ("à/b c.png", "à/b c.png"),
+    ],
+)
+def test_names_are_put_straight(name: str, expected: str) -> None:
+    assert checked_name(name, "x.zip") == expected
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", "ab/../c", "/a", "C:/a", "c:a", "", "a/\n.png", "ab/..\\c"])
+def test_hostile_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"x\.zip: member"):
+        checked_name(name, "x.zip")
