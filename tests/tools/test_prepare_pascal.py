@@ -259,6 +259,14 @@ def test_unpacked_folders_and_one_split(prepared: Path, tmp_path: Path) -> None:
     assert not list(root.rglob("*train*"))
 
 
+def test_annotation_files_that_are_no_archives(downloads: Path, tmp_path: Path) -> None:
+    """The way that these files come: an archive of images, and a JSON file beside it."""
+    sources = (downloads / "VOCtrainval_03-May-2010.tar", downloads / "trainval_merged.json")
+    assert prepare(tmp_path, "pc59", "--from", *sources) == 0
+    folder = tmp_path / "VOCdevkit" / "VOC2010" / "annotations_detectron2_ovs"
+    same(labels_in(folder / "pc59_val"), {stem: truth_merged(stem) for stem in VAL})
+
+
 def test_the_split_of_the_merged_file(downloads: Path, tmp_path: Path) -> None:
     """PC-459 without the lists of VOC 2010, the images being there already."""
     base = tmp_path / "VOCdevkit" / "VOC2010"

@@ -169,7 +169,8 @@ def open_source(path: Path, spool: Path) -> Source:
     """List an archive or a folder.
 
     Args:
-        path: zip, tar or gzipped tar, recognised by content; or a folder.
+        path: zip, tar or gzipped tar, recognised by content; or a folder; or an annotation file that is published as it
+            is (.json, .txt), which counts as a folder with nothing else in it.
         spool: folder for the decompressed form of a gzipped tar; made if needed, removed by its owner.
 
     Raises:
@@ -188,6 +189,8 @@ def open_source(path: Path, spool: Path) -> Source:
         return Source(path, _zip_members(path))
     if tarfile.is_tarfile(path):
         return Source(path, list(_tar_members(path, shown=path)))
+    if path.suffix.lower() in (".json", ".txt") and head.lstrip()[:1] != b"<":
+        return Source(path, [Member(str(path), checked_name(path.name, path), path.stat().st_size)])
     kind = "a web page, not an archive" if head.lstrip()[:1] == b"<" else "no zip, tar or gzipped tar archive"
     raise UserError(f"{path}: {kind}; download it again, or give the unpacked folder")
 
