@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -275,12 +276,13 @@ class CombinedEvaluator:
 def prediction_names(images: Sequence[str]) -> dict[str, str]:
     """Image file to a name, without suffix, that its prediction is saved under: distinct, relative, readable.
 
-    It is the path below the folder that all images share, less the suffix where that leaves all of them distinct.
+    It is the path below the folder that all images share, less the suffix where no other image could have that name.
     """
     root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
     relative = {image: os.path.relpath(os.path.abspath(image), root) for image in images}
     bare = {image: os.path.splitext(name)[0] for image, name in relative.items()}
-    return bare if len(set(bare.values())) == len(bare) else relative
+    taken = Counter(bare.values()) + Counter(set(relative.values()))
+    return {image: bare[image] if taken[bare[image]] == 1 else name for image, name in relative.items()}
 
 
 def _records_by_image(

@@ -158,3 +158,5 @@ def test_prediction_names_are_distinct_and_relative():
     assert names == {"/d/x/a.jpg": "x/a", "/d/y/a.jpg": "y/a", "/d/y/b.v2.jpg": "y/b.v2"}
     assert prediction_names(["/d/a.jpg", "/d/a.png"]) == {"/d/a.jpg": "a.jpg", "/d/a.png": "a.png"}
     assert prediction_names(["/d/a.jpg"]) == {"/d/a.jpg": "a"}
+    names = prediction_names(["/d/a.jpg", "/d/a.png", "/d/a.jpg.png", "/d/b.jpg"])
+    assert list(names.values()) == ["a.jpg", "a.png", "a.jpg.png", "b"]
