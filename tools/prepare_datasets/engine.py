@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -171,7 +172,10 @@ def run_items(folder: Path, items: Sequence[Item], *, workers: int, description:
             "make room, or choose another folder with --root"
         )
     written, failures = 0, []
-    with _Bar(total=len(items), initial=len(items) - len(todo), desc=description, unit="file", smoothing=0.05) as bar:
+    there = len(items) - len(todo)
+    # In a log file every step of the bar is kept.
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with _Bar(total=len(items), initial=there, desc=description, unit="file", mininterval=interval) as bar:
         for done, size, failed in _results(folder, todo, workers, debug):
             written += size
             failures += failed
