@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
-from maft.meta_arch import CLIP_CONFIG_DIR
-from maft.modeling.backbone import register_clip_configs
+from maft.meta_arch import clip_architecture
 from maft.text.bank import FeatureBank
 from maft.text.classifier import ClassifierSource, fold_rows
 from maft.text.encoder import load_text_encoder
@@ -118,15 +117,13 @@ def find_jobs(arguments: argparse.Namespace, cfg: CfgNode) -> list[Job]:
 def _job_of(name: str, keys: dict[str, str]) -> Job:
     where = (keys["MODEL.REASON_DIR"], name, datasets_root())
     generic = Path(keys[_GENERIC_KEY])
-    return _job(load_vocabulary(name), generic, image_reason_folders(*where), describe_image_reason_folders(*where))
+    # As in an evaluation, the first folder that is there counts, and no other.
+    folders = image_reason_folders(*where)[:1]
+    return _job(load_vocabulary(name), generic, folders, describe_image_reason_folders(*where))
 
 
 def _job(vocabulary: Vocabulary, generic: Path | None, folders: Sequence[Path], looked_at: str) -> Job:
-    # As in an evaluation, the first folder that has a file of a name is the one that counts.
-    files: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.glob("*.json")):
-            files.setdefault(path.name, path)
+    files = {path.name: path for folder in folders for path in folder.glob("*.json")}
     if generic is not None and not generic.is_file():
         print(f"{vocabulary.name}: no generic reasons ({generic})")
         generic = None
@@ -263,9 +260,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError("MODEL.REASON.BANK_DIR: empty, so nothing would be kept; name a folder, or use --format json")
     device = choose_device(arguments.device)
     jobs = find_jobs(arguments, cfg)
-    register_clip_configs(CLIP_CONFIG_DIR)
     encoder = load_text_encoder(
-        cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME, cfg.MODEL.WEIGHTS, device=device, batch_size=arguments.batch_size
+        clip_architecture(cfg), cfg.MODEL.WEIGHTS, device=device, batch_size=arguments.batch_size
     )
     options = {"storage_dtype": cfg.MODEL.REASON.BANK_DTYPE}
     with FeatureBank(encoder, cfg.MODEL.REASON.TEMPLATES, cfg.MODEL.REASON.BANK_DIR or None, **options) as bank:
