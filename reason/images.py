@@ -1,8 +1,8 @@
 """From an image file to the picture that the model sees: upright, at the model's own size, encoded once.
 
-Qwen2.5-VL cuts images into patches of 14 pixels and merges 2 x 2 of them into a token, so sides are multiples of 28. An
-engine left to resize by itself has ignored its limits before (FINDINGS.md 14); here the size is settled before it sees the
-image, recorded with the result, and such that the engine's own rule changes nothing.
+Qwen2.5-VL cuts images into patches of 14 pixels and merges 2 x 2 of them into a token, so sides are multiples of 28.
+An engine left to resize by itself has ignored its limits before (FINDINGS.md 14); here the size is settled before it
+sees the image, recorded with the result, and such that the engine's own rule changes nothing.
 
 cv2 resizes, at a tenth of the time that Pillow takes; both release the interpreter's lock, so threads read in parallel.
 """
@@ -24,6 +24,8 @@ from reason.errors import ReasonError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_UNREADABLE = (SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # beside OSError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """What is taken out of a folder; a file that is named is taken whatever it is called."""
@@ -68,7 +70,7 @@ def list_images(path: Path) -> list[Path]:
         raise ReasonError(f"--images {path}: {error.strerror}; give a folder of images or an image") from error
     names = sorted(name for name in names if not name.startswith("."))
     if not names:
-        raise ReasonError(f"--images {path}: no image in this folder ({', '.join(SUFFIXES)}; folders in it don't count)")
+        raise ReasonError(f"--images {path}: no image in it ({', '.join(SUFFIXES)}; folders in it don't count)")
     return [path / name for name in names]
 
 
@@ -87,7 +89,9 @@ def check_stems(images: Iterable[Path]) -> None:
             )
 
 
-def fitted_size(width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def fitted_size(
+    width: int, height: int, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
     """The size at which Qwen2.5-VL sees an image: sides that are multiples of 28, aspect about kept.
 
     Sides are rounded to the nearest multiple; an area beyond the limits is scaled into them. Applied to its own result
@@ -139,7 +143,7 @@ def load_picture(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = 
             data, mime = _encode(image, size, original)
     except UnidentifiedImageError as error:
         raise PictureError(f"{path}: no image that can be read; replace or remove the file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (OSError, *_UNREADABLE, Image.DecompressionBombError) as error:
         problem = getattr(error, "strerror", None) or error
         raise PictureError(f"{path}: not readable as an image ({problem}); replace or remove the file") from error
     uuid = hashlib.blake2b(data, digest_size=16).hexdigest()
