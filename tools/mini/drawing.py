@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 REACH = 1.62
 """No part of a thing lies farther from its centre than this many radii."""
@@ -94,9 +94,9 @@ def parts(part: str, shape: str, u: Field, v: Field) -> Field:
 
 
 def _line(u: Field, v: Field, start: tuple[float, float], end: tuple[float, float], half_width: float) -> Field:
-    along = np.array(end) - np.array(start)
-    place = np.clip(((u - start[0]) * along[0] + (v - start[1]) * along[1]) / (along @ along), 0, 1)
-    return np.hypot(u - start[0] - place * along[0], v - start[1] - place * along[1]) - np.float32(half_width)
+    across, down = end[0] - start[0], end[1] - start[1]
+    place = np.clip(((u - start[0]) * across + (v - start[1]) * down) / (across**2 + down**2), 0, 1)
+    return np.hypot(u - start[0] - place * across, v - start[1] - place * down) - np.float32(half_width)
 
 
 def texture(name: str, u: Field, v: Field, softness: float) -> Field:
