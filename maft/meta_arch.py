@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from copy import deepcopy
 from typing import Any
 
 import open_clip
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_sem_seg_head
 from detectron2.structures import BitMasks, Instances
-from detectron2.utils.registry import Registry
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,115 +27,18 @@ from reason.vocabulary import split_synonyms
 from . import inference
 from .data import datasets_root
 from .errors import UserError
-from .modeling.backbone import CLIPBackbone, build_clip, known_architecture, register_clip_configs
-from .modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder as PixelDecoder
+from .meta_parts import build_criterion
+from .meta_parts import clip_architecture as clip_architecture  # is asked for here
+from .modeling.backbone import CLIPBackbone
+from .modeling.losses import Criterion, Targets
 from .modeling.segmentor import MaskHead, Regions, Segmentor
-from .modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder as Decoder
 from .text.bank import FeatureBank
 from .text.classifier import Classifier, ClassifierSource
 from .text.encoder import CLIPTextEncoder
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
-"""Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
-
-CLIP_CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs" / "clip"
 BACKBONE_STRIDE = 32
-
-
-@BACKBONE_REGISTRY.register()
-def CLIP(cfg: CfgNode, input_shape: object = None) -> CLIPBackbone:
-    """MODEL.BACKBONE.NAME "CLIP": the architecture of MODEL.FC_CLIP.CLIP_MODEL_NAME."""
-    width = cfg.MODEL.FC_CLIP.EMBED_DIM
-    name = clip_architecture(cfg)
-    try:
-        backbone = CLIPBackbone(build_clip(name), name)
-    except ValueError as error:
-        raise _bad_architecture(error) from error
-    if backbone.embed_dim != width:
-        raise UserError(f"MODEL.FC_CLIP.EMBED_DIM: {width}, but {name} is {backbone.embed_dim} wide; set it so")
-    return backbone
-
-
-def clip_architecture(cfg: CfgNode) -> str:
-    """The open_clip name of MODEL.FC_CLIP.CLIP_MODEL_NAME, after open_clip was told of configs/clip/ or the file named.
-
-    Raises:
-        UserError: a file is named that is not there.
-    """
-    register_clip_configs(CLIP_CONFIG_DIR)
-    try:
-        return known_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
-    except ValueError as error:
-        raise _bad_architecture(error) from error
-
-
-def _bad_architecture(error: ValueError) -> UserError:
-    return UserError(
-        f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320"
-    )
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-def MSDeformAttnPixelDecoder(cfg: CfgNode, channels: Mapping[str, int]) -> PixelDecoder:
-    """MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME "MSDeformAttnPixelDecoder"."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    if head.NORM != "GN" or head.COMMON_STRIDE != 4:
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD: NORM '{head.NORM}' with COMMON_STRIDE {head.COMMON_STRIDE}; "
-            "this pixel decoder has NORM 'GN' and COMMON_STRIDE 4"
-        )
-    return PixelDecoder(
-        {name: channels[name] for name in head.IN_FEATURES},
-        encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
-        width=head.CONVS_DIM,
-        mask_dim=head.MASK_DIM,
-        heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
-        layers=head.TRANSFORMER_ENC_LAYERS,
-        points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
-        dropout=cfg.MODEL.MASK_FORMER.DROPOUT,
-    )
-
-
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MultiScaleMaskedTransformerDecoder(cfg: CfgNode) -> Decoder:
-    """MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME of the reference."""
-    former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
-    if former.HIDDEN_DIM != head.CONVS_DIM:
-        raise UserError(
-            f"MODEL.MASK_FORMER.HIDDEN_DIM: {former.HIDDEN_DIM} differs from MODEL.SEM_SEG_HEAD.CONVS_DIM "
-            f"{head.CONVS_DIM}; the decoder takes the pixel decoder's maps as they are, set both alike"
-        )
-    return Decoder(
-        embed_dim=cfg.MODEL.FC_CLIP.EMBED_DIM,
-        width=former.HIDDEN_DIM,
-        mask_dim=head.MASK_DIM,
-        queries=former.NUM_OBJECT_QUERIES,
-        layers=former.DEC_LAYERS - 1,
-        heads=former.NHEADS,
-        feedforward=former.DIM_FEEDFORWARD,
-    )
-
-
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MultiScaleMaskedTransformerDecoder_Reason(cfg: CfgNode) -> Decoder:
-    """The reference's other name for the same decoder."""
-    return MultiScaleMaskedTransformerDecoder(cfg)
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-def FCCLIPHead(cfg: CfgNode, channels: Mapping[str, int]) -> MaskHead:
-    """MODEL.SEM_SEG_HEAD.NAME of the reference."""
-    pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, channels)
-    predictor = TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg)
-    return MaskHead(pixel_decoder, predictor)
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-def FCCLIPHead_Reason(cfg: CfgNode, channels: Mapping[str, int]) -> MaskHead:
-    """The reference's other name for the same head."""
-    return FCCLIPHead(cfg, channels)
 
 
 @META_ARCH_REGISTRY.register()
@@ -144,7 +46,7 @@ class MAFT_Plus(Segmentor):
     """MAFT+ behind detectron2's interface: dictionaries of pictures in, dictionaries of results out.
 
     Args:
-        backbone, sem_seg_head, transfer_width, transfer_heads, panoptic_on, train_classes, no_object_weight: see
+        backbone, sem_seg_head, transfer_width, transfer_heads, panoptic_on, criterion, learning, teacher: see
             `Segmentor`.
         text: keyword arguments of `ClassifierSource`, encoder and bank aside.
         bank: keyword arguments of `FeatureBank`, the encoder's aside.
@@ -169,8 +71,7 @@ class MAFT_Plus(Segmentor):
         sem_seg_head: MaskHead,
         transfer_width: int,
         transfer_heads: int,
-        train_classes: int,
-        no_object_weight: float,
+        criterion: Criterion,
         text: Mapping[str, Any],
         bank: Mapping[str, Any],
         reason_places: str,
@@ -184,6 +85,8 @@ class MAFT_Plus(Segmentor):
         object_mask_threshold: float,
         overlap_threshold: float,
         detections: int,
+        learning: bool = False,
+        teacher: CLIPBackbone | None = None,
     ) -> None:
         super().__init__(
             backbone=backbone,
@@ -191,12 +94,15 @@ class MAFT_Plus(Segmentor):
             transfer_width=transfer_width,
             transfer_heads=transfer_heads,
             panoptic=panoptic_on,
-            train_classes=train_classes,
-            no_object_weight=no_object_weight,
+            criterion=criterion,
+            learning=learning,
+            teacher=teacher,
         )
         self._text_options, self._bank_options = dict(text), dict(bank)
         self._reason_places = reason_places
+        self._bank: FeatureBank | None = None
         self._source: ClassifierSource | None = None
+        self._training_source: ClassifierSource | None = None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.size_divisibility = size_divisibility
@@ -206,8 +112,8 @@ class MAFT_Plus(Segmentor):
         self.detections = detections
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The constructor's arguments, from config keys."""
+    def from_config(cls, cfg: CfgNode, learning: bool = False) -> dict[str, Any]:
+        """The constructor's arguments, from config keys; `learning` asks for a model that is to be trained."""
         former, reason = cfg.MODEL.MASK_FORMER, cfg.MODEL.REASON
         backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, None)
         divisibility = former.SIZE_DIVISIBILITY if former.SIZE_DIVISIBILITY > 0 else BACKBONE_STRIDE
@@ -221,13 +127,15 @@ class MAFT_Plus(Segmentor):
                 f"MODEL.cdt_params: [{width}, {heads}]; the width must be MODEL.FC_CLIP.EMBED_DIM {backbone.embed_dim} "
                 "and divide by the heads"
             )
+        criterion = build_criterion(cfg)
+        if learning:
+            check_training_vocabulary(cfg)
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.channels),
             "transfer_width": width,
             "transfer_heads": heads,
-            "train_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "no_object_weight": former.NO_OBJECT_WEIGHT,
+            "criterion": criterion,
             "text": text_options(cfg, reasons=cls.uses_reasons),
             "bank": {"folder": reason.BANK_DIR or None, "storage_dtype": reason.BANK_DTYPE},
             "reason_places": describe_image_reason_folders(
@@ -245,6 +153,8 @@ class MAFT_Plus(Segmentor):
             "object_mask_threshold": former.TEST.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": former.TEST.OVERLAP_THRESHOLD,
             "detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "learning": learning,
+            "teacher": deepcopy(backbone) if learning and criterion.options.compensation_weight else None,
         }
 
     @property
@@ -256,36 +166,72 @@ class MAFT_Plus(Segmentor):
     def text(self) -> ClassifierSource:
         """Where classifier rows come from; made at the first use, since it depends on the weights that were loaded."""
         if self._source is None:
-            clip, name = self.backbone.clip_model, self.backbone.model_name
-            encoder = CLIPTextEncoder(clip, open_clip.get_tokenizer(name))
             if self.uses_reasons:
                 logger.info("image-specific reasons: %s", self._reason_places)
-            bank = FeatureBank(encoder, self._text_options["templates"], **self._bank_options)
-            self._source = ClassifierSource(encoder=encoder, bank=bank, **self._text_options)
+            self._source = self._classifier_source()
         return self._source
 
-    def pad(self, picture: Tensor) -> Tensor:
-        """Normalise a (3, H, W) picture and pad it with zeros at right and bottom (NUMERICS.md, "Image")."""
+    @property
+    def training_text(self) -> ClassifierSource:
+        """Where the rows of the training vocabulary come from: always from class names, whatever evaluation uses."""
+        if self._training_source is None:
+            self._training_source = self._classifier_source(reasons=False)
+        return self._training_source
+
+    def _classifier_source(self, **changed: Any) -> ClassifierSource:
+        encoder = CLIPTextEncoder(self.backbone.clip_model, open_clip.get_tokenizer(self.backbone.model_name))
+        if self._bank is None:
+            self._bank = FeatureBank(encoder, self._text_options["templates"], **self._bank_options)
+        return ClassifierSource(encoder=encoder, bank=self._bank, **(self._text_options | changed))
+
+    def pad(self, picture: Tensor, at_least: tuple[int, int] = (0, 0)) -> Tensor:
+        """Normalise a (3, H, W) picture and pad it with zeros at right and bottom (NUMERICS.md, "Image").
+
+        The result is as large as the picture or as (height, width) `at_least`, made divisible.
+        """
         pixels = (picture.to(self.device) - self.pixel_mean) / self.pixel_std
         height, width = picture.shape[-2:]
         step = self.size_divisibility
-        return F.pad(pixels, (0, -width % step, 0, -height % step))
+        below, beside = (max(have, least) for have, least in zip((height, width), at_least, strict=True))
+        return F.pad(pixels, (0, beside + -beside % step - width, 0, below + -below % step - height))
 
-    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Segment a batch.
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Segment a batch, or, in training mode, judge how well it is segmented.
 
         Args:
             batched_inputs: a dictionary a picture: "image" (3, H, W) uint8 RGB; "height" and "width" of the result
                 (default: the picture's); "file_name" (its image-specific reasons are found by it); "meta" with
-                "dataname", the registered data set whose vocabulary is asked for.
+                "dataname", the registered data set whose vocabulary is asked for. In training mode "image", "meta"
+                and "instances" with gt_classes (N,) int64 and gt_masks (N, H, W) bool or detectron2's BitMasks.
 
         Returns:
-            A dictionary a picture, with "sem_seg" (classes, height, width), "panoptic_seg" and "instances" as the
-            config asks for them. What else is in the batch makes no difference: pictures of equal padded size go
+            In training mode `Segmentor.training_losses`: pictures are padded to the largest of the batch then.
+            Otherwise a dictionary a picture, with "sem_seg" (classes, height, width), "panoptic_seg" and "instances" as
+            the config asks for them. What else is in the batch makes no difference: pictures of equal padded size go
             through the network together, each is held against its own rows.
         """
         if self.training:
-            raise UserError("training is not part of this version; run train_net.py with --eval-only")
+            return self._learn(batched_inputs)
+        return self._segment(batched_inputs)
+
+    def _learn(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if not self.learning:
+            raise RuntimeError("built for evaluation; build_network(cfg, training=True) makes a model that trains")
+        sizes = [record["image"].shape[-2:] for record in batch]
+        largest = (max(size[0] for size in sizes), max(size[1] for size in sizes))
+        pixels = torch.stack([self.pad(record["image"], at_least=largest) for record in batch])
+        targets = Targets.collate(
+            [record["instances"].gt_classes for record in batch],
+            [mask_tensor(record["instances"]) for record in batch],
+            pixels.shape[-2:],
+            self.device,
+        )
+        dataset = common_vocabulary([record["meta"]["dataname"] for record in batch])
+        synonyms = [split_synonyms(names) for names in class_strings(dataset, "DATASETS.TRAIN")]
+        classifier = self.training_text.classifier(dataset, synonyms, None)
+        return self.training_losses(pixels, targets, classifier.rows, classifier.rows_per_class)
+
+    def _segment(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
         for position, record in enumerate(batched_inputs):
             padded = self.pad(record["image"])
@@ -364,8 +310,12 @@ def text_options(cfg: CfgNode, *, reasons: bool) -> dict[str, Any]:
     }
 
 
-def class_strings(dataset: str) -> Sequence[str]:
+def class_strings(dataset: str, key: str = "DATASETS.TEST") -> Sequence[str]:
     """The classes of a registered data set, each a string of its comma-separated synonyms.
+
+    Args:
+        dataset: its name.
+        key: the config key that named it, for the error.
 
     Raises:
         UserError: the data set is not registered or names no classes.
@@ -373,8 +323,44 @@ def class_strings(dataset: str) -> Sequence[str]:
     metadata = MetadataCatalog.get(dataset)
     names = metadata.get("stuff_classes") or metadata.get("thing_classes")
     if not names:
-        raise UserError(f"DATASETS.TEST: '{dataset}' is not a registered data set with classes; see datasets/README.md")
+        raise UserError(f"{key}: '{dataset}' is not a registered data set with classes; see datasets/README.md")
     return names
+
+
+def check_training_vocabulary(cfg: CfgNode) -> None:
+    """Hold MODEL.SEM_SEG_HEAD.NUM_CLASSES against the data sets of DATASETS.TRAIN.
+
+    Raises:
+        UserError: there is none, one is not registered, or the numbers differ.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN: empty; name a data set, such as openvocab_coco_2017_train_stuff_sem_seg")
+    for dataset in cfg.DATASETS.TRAIN:
+        classes, configured = len(class_strings(dataset, "DATASETS.TRAIN")), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if classes != configured:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: {configured}, but {dataset} of DATASETS.TRAIN has {classes} classes; "
+                f"set it to {classes}"
+            )
+
+
+def common_vocabulary(datasets: Sequence[str]) -> str:
+    """The one data set that a training batch is from, or one of several with the same classes.
+
+    Raises:
+        UserError: their classes differ, so that they cannot share a batch.
+    """
+    first, *others = sorted(set(datasets))
+    for other in others:
+        if list(class_strings(other, "DATASETS.TRAIN")) != list(class_strings(first, "DATASETS.TRAIN")):
+            raise UserError(f"DATASETS.TRAIN: {first} and {other} have different classes; train on one of them")
+    return first
+
+
+def mask_tensor(instances: Instances) -> Tensor:
+    """The (N, H, W) masks of the ground truth, whether a plain tensor or detectron2's BitMasks holds them."""
+    masks = instances.gt_masks
+    return masks.tensor if isinstance(masks, BitMasks) else masks
 
 
 def thing_indices(dataset: str) -> frozenset[int]:
@@ -392,15 +378,20 @@ def as_instances(arrays: inference.InstanceArrays, size: tuple[int, int]) -> Ins
     return instances
 
 
-def build_network(cfg: CfgNode) -> MAFT_Plus:
+def build_network(cfg: CfgNode, *, training: bool = False) -> MAFT_Plus:
     """The model that MODEL.META_ARCHITECTURE names, on MODEL.DEVICE, in evaluation mode, weights not loaded.
 
+    Args:
+        cfg: the config.
+        training: make one that can be trained: with the frozen teacher (unless MODEL.rc_weights is 0), and with
+            requires_grad only where training changes something. The data sets of DATASETS.TRAIN are registered.
+
     Raises:
-        UserError: a name in the config is not registered.
+        UserError: a name in the config is not registered, or the training vocabulary does not fit.
     """
     try:
         architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-        model = architecture(cfg)
+        model = architecture(cfg, learning=training)
     except KeyError as error:
         raise UserError(f"{error.args[0]}; this project registers MAFT_Plus and MAFT_Plus_Reason") from error
     return model.to(torch.device(cfg.MODEL.DEVICE)).eval()

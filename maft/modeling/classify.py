@@ -19,7 +19,8 @@ def row_logits(
 
     Args:
         embeddings: (..., E), of any length; L2-normalised here.
-        rows: (sum(rows_per_class) + 1, E), used as they are; the last one stands for void.
+        rows: (sum(rows_per_class) + 1, E), or (B, sum(rows_per_class) + 1, E) for (B, Q, E) embeddings; used as they
+            are; the last one stands for void.
         logit_scale: logarithm of the temperature, a scalar.
         rows_per_class: how many consecutive rows belong to each of the C classes.
         attributes: None: plain class names, a class scores its best row. K: a class's rows are read as (K, rows / K)
@@ -31,10 +32,12 @@ def row_logits(
     Raises:
         ValueError: the number of rows does not fit rows_per_class, or a class's rows do not divide by K.
     """
-    if rows.shape[0] != sum(rows_per_class) + 1:
-        raise ValueError(f"{rows.shape[0]} rows for {sum(rows_per_class)} of {len(rows_per_class)} classes and void")
+    if rows.shape[-2] != sum(rows_per_class) + 1:
+        raise ValueError(f"{rows.shape[-2]} rows for {sum(rows_per_class)} of {len(rows_per_class)} classes and void")
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-    similarity = scale * F.normalize(embeddings, dim=-1) @ rows.T
+    similarity = scale * F.normalize(embeddings, dim=-1) @ rows.mT
+    if attributes is None and all(count == 1 for count in rows_per_class):
+        return similarity
     *of_classes, void = similarity.split([*rows_per_class, 1], dim=-1)
     if attributes is None:
         return torch.cat([of_class.amax(dim=-1, keepdim=True) for of_class in of_classes] + [void], dim=-1)
