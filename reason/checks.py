@@ -163,8 +163,8 @@ def check_memory(model: ModelFolder, options: EngineOptions, gpus: Sequence[Gpu]
             raise ReasonError(
                 f"{model.path.name}: needs more than {needed:.1f} GiB of a GPU (weights "
                 f"{weights / options.tensor_parallel:.1f}, cache of one conversation {cache:.1f}), and {gpu.name} may "
-                f"give {offered:.1f} (--gpu-memory {options.gpu_memory}): take a smaller model, a lower --max-model-len, "
-                f"or a higher --tensor-parallel (now {options.tensor_parallel})"
+                f"give {offered:.1f} (--gpu-memory {options.gpu_memory}): take a smaller model, a lower "
+                f"--max-model-len, or a higher --tensor-parallel (now {options.tensor_parallel})"
             )
         if gpu.free < gpu.total * options.gpu_memory:
             raise ReasonError(
