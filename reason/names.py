@@ -1,4 +1,4 @@
-"""The names a class goes by: what the model reads and writes, what a triplet file is keyed by, how spellings compare."""
+"""The names a class goes by: what the model reads and writes, what files are keyed by, how spellings compare."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ class VocabularyNames:
     Attributes:
         labels: one short name a class, without comma, all different: what the model is asked about and writes.
         lines: the label followed by further names in brackets: a class as the prompts list it.
-        keys: what triplet files are keyed by. It is the class's own name, unless the segmentor, which compares the comma
-            parts of a key with the prompt names of all classes (NUMERICS.md, "Sentences"), would not find the class by it
-            or would give its reasons to another class too; then it is the prompt names that only this class has.
-        file_order: class indices in the order their entries should stand in a file. The first key that names a class wins
-            there, so the few keys that serve several classes, for want of names of their own, stand last.
+        keys: what triplet files are keyed by, all different. It is the class's own name, unless the segmentor, which
+            compares the comma parts of a key with the prompt names of all classes (NUMERICS.md, "Sentences"), would not
+            find the class by it or would give its reasons to another class too; then it is the prompt names that only
+            this class has.
+        file_order: class indices in the order their entries should stand in a file. The first key that names a class
+            wins there, so the few keys that serve several classes, for want of names of their own, stand last.
     """
 
     labels: tuple[str, ...]
@@ -112,14 +113,13 @@ def _served(names: Iterable[str], owners: Mapping[str, set[int]]) -> set[int]:
 
 
 def _keys(vocabulary: Vocabulary, owners: Mapping[str, set[int]]) -> tuple[str, ...]:
-    keys = []
+    keys: list[str] = []
     for entry in vocabulary.classes:
         own = [name for name in entry.synonyms if name == name.strip() and owners[name] == {entry.index}]
         by_name = _served(entry.name.split(","), owners)
-        if by_name == {entry.index}:
-            keys.append(entry.name)
-        elif own:
-            keys.append(", ".join(dict.fromkeys(own)))
-        else:
-            keys.append(entry.name if entry.index in by_name else entry.synonyms[0])
+        choices = [entry.name, *entry.synonyms] if entry.index in by_name else [*entry.synonyms, entry.name]
+        if by_name != {entry.index} and own:
+            choices.insert(0, ", ".join(dict.fromkeys(own)))
+        choices += [f"{entry.name} ({number})" for number in range(2, len(vocabulary) + 2)]
+        keys.append(next(key for key in choices if key not in keys))
     return tuple(keys)

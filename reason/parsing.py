@@ -23,6 +23,7 @@ _LONGEST_PHRASE = 200
 _MOST_ATTRIBUTES = 40
 
 _OPENING, _CLOSING = "([{", ")]}"
+_NO_SIGN = ("Cc", "Cn", "Co", "Cs")  # control, unassigned, private use, half of a surrogate pair
 
 
 class AnswerError(ValueError):
@@ -250,7 +251,7 @@ def _clean(value: Any, where: str, longest: int) -> str:
     text = " ".join(value.split())
     if len(text) > longest:
         raise AnswerError(f"{where} has {len(text)} characters, which is far too long")
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Co", "Cn") or sign == "\N{REPLACEMENT CHARACTER}" for sign in text):
+    if any(sign == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(sign) in _NO_SIGN for sign in text):
         raise AnswerError(f"{where} holds what is no character")
     if not any(sign.isalpha() for sign in text):
         raise AnswerError(f"{where} holds no letter")

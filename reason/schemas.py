@@ -48,9 +48,8 @@ def candidates_schema(names: Sequence[str] | None, letters: Iterable[str] = ()) 
 
 
 def reasons_schema(names: Sequence[str], attributes: tuple[int, int] = (5, 8)) -> Schema:
-    """`{name: {"general_category": …, "sub_category": …, "attributes": […]}, …}`: exactly these names, in this order."""
-    reason = generic_schema(attributes)
-    return _object({name: reason for name in names})
+    """`{name: reason, …}`: exactly these names, in this order, each with an object as of `generic_schema`."""
+    return _object(dict.fromkeys(names, generic_schema(attributes)))
 
 
 def generic_schema(attributes: tuple[int, int] = (5, 8)) -> Schema:
