@@ -1,4 +1,4 @@
-"""Parts of a golden folder beside its cases: text features, state-dict names, metrics, preprocessing, functions."""
+"""Parts of a golden folder beside its cases: text features, names, metrics, preprocessing, functions, training."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from train_net import build_config
 
 from .compare import TENSOR_BOUND, Report
 from .golden import read_arrays, read_json
+from .training import check_step, check_trainable, check_units_of_training
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
@@ -31,7 +32,7 @@ CONFIGS = {
     "large": "configs/semantic/eval_large_reason.yaml",
     "panoptic": "configs/panoptic/eval_pano_reason.yaml",
 }
-"""Model of `state_dict_reason_*.json` and `text_reason_*.npz` -> the config that builds it."""
+"""Model of `state_dict_reason_*.json`, `trainable_reason_*.json`, `text_reason_*.npz` -> the config that builds it."""
 
 Check = Callable[[], Report]
 
@@ -43,9 +44,18 @@ def part_checks(folder: Path) -> list[tuple[str, Check]]:
         names, features = folder / f"state_dict_reason_{model}.json", folder / f"text_reason_{model}.npz"
         if names.is_file():
             found.append((names.stem, partial(check_state_dict, names, config)))
+        trainable = folder / f"trainable_reason_{model}.json"
+        if trainable.is_file():
+            found.append((trainable.stem, partial(check_trainable, trainable, config)))
         if features.is_file():
             found.append((features.stem, partial(check_text, features, folder / "text_sentences.json", config)))
-    for name, check in (("metrics", check_metrics), ("preprocess", check_preprocess), ("units", check_units)):
+    of_folders = (
+        ("metrics", check_metrics),
+        ("preprocess", check_preprocess),
+        ("units", check_units),
+        ("losses", check_step),
+    )
+    for name, check in of_folders:
         if (folder / name).is_dir():
             found.append((name, partial(check, folder / name)))
     return found
@@ -128,7 +138,7 @@ def check_preprocess(folder: Path) -> Report:
 
 
 def check_units(folder: Path) -> Report:
-    """Single functions on recorded inputs (those of training are not part of evaluation)."""
+    """Single functions on recorded inputs."""
     facts = read_json(folder / "units.json")
     arrays = {key: torch.from_numpy(np.asarray(value)) for key, value in read_arrays(folder / "units.npz").items()}
     report = Report()
@@ -148,6 +158,7 @@ def check_units(folder: Path) -> Report:
     attended = ms_deform_attn(deformable["value"], shapes, deformable["locations"], deformable["weights"])
     report.tensor("deformable attention", attended, deformable["out"])
     _check_assembly(report, arrays, facts)
+    check_units_of_training(report, arrays, facts)
     return report
 
 
