@@ -1,6 +1,9 @@
-"""Evaluate MAFT+ and OpenSeg-R: `python train_net.py --config-file configs/semantic/eval_base_reason.yaml --eval-only`.
+"""Train MAFT+, and evaluate it and OpenSeg-R.
 
-The flags, yaml files and keys are the reference's: `--config-file FILE --num-gpus N --eval-only KEY VALUE ...`.
+    python train_net.py --config-file configs/semantic/train_semantic_base.yaml --num-gpus 8
+    python train_net.py --config-file configs/semantic/eval_base_reason.yaml --eval-only
+
+Flags, yaml files and keys are the reference's: `--config-file FILE --num-gpus N --resume --eval-only KEY VALUE ...`.
 Several processes come from `--num-gpus N`, or from torchrun.
 """
 
@@ -23,9 +26,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import distributed
 
-from maft.checkpoint import load_model_weights
 from maft.config import ACCEPTED, CHOICES, add_maft_config
 from maft.data import InferenceMapper, dataset_names, register_all
+from maft.data.train_mapper import MAPPERS
 from maft.errors import USER_ERROR_STATUS, UserError, run_command
 from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.loop import evaluate
@@ -42,11 +45,16 @@ from maft.evaluation.results import results_folder, summary, write_results
 from maft.meta_arch import MAFT_Plus, build_network, text_options
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.seeding import SEEDED
+from maft.training.checkpoints import FINAL
+from maft.training.checks import check_training
+from maft.training.evaluation import flat_metrics, hash_state
+from maft.training.loop import train
+from maft.weights import load_for_evaluation
 
 logger = logging.getLogger("maft.train_net")
 
-PHOTOS_PREFIX = "photos_"
-"""How the data sets of tools/photos begin."""
+PHOTOS_PREFIX, MINI_PREFIX = "photos_", "mini_"
+"""How the data sets of tools/photos and tools/mini begin."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -80,7 +88,7 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         raise UserError(f"KEY VALUE pairs: {_reason_of(error)}; the keys are listed in maft/config.py") from error
     without_effect = [key for key in options[::2] if key in ACCEPTED]
     if without_effect:
-        logger.warning("without effect at evaluation, accepted for the reference's sake: %s", ", ".join(without_effect))
+        logger.warning("without effect, accepted for the reference's sake: %s", ", ".join(without_effect))
     for key, choices in CHOICES.items():
         value = _value(cfg, key)
         if value not in choices:
@@ -124,23 +132,33 @@ def choose_device(cfg: CfgNode, num_gpus: int) -> int:
 def register_datasets(cfg: CfgNode) -> None:
     """Make the data sets that the config may name known, in every process; nothing of them is read yet."""
     register_all()
-    if any(name.startswith(PHOTOS_PREFIX) for name in cfg.DATASETS.TEST):
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if any(name.startswith(PHOTOS_PREFIX) for name in names):
         # Only now: the photographs need packages that an evaluation of other data sets does without.
         from tools.photos.datasets import register
 
         register()
+    if any(name.startswith(MINI_PREFIX) for name in names):
+        from tools.mini.dataset import register as register_mini
+
+        register_mini()
 
 
-def check_inputs(cfg: CfgNode) -> None:
+def check_inputs(cfg: CfgNode, *, training: bool) -> None:
     """Find out what is missing before the network is built, which takes a while.
 
     Raises:
         UserError: a data set is not registered, or the weight file is not there.
     """
-    for name in cfg.DATASETS.TEST:
-        if name not in dataset_names():
-            raise UserError(f"DATASETS.TEST: '{name}' is not registered; known are {', '.join(dataset_names())}")
-    if not cfg.DATASETS.TEST:
+    for key in ("TRAIN", "TEST") if training else ("TEST",):
+        for name in cfg.DATASETS[key]:
+            if name not in dataset_names():
+                raise UserError(f"DATASETS.{key}: '{name}' is not registered; known are {', '.join(dataset_names())}")
+    if training:
+        check_training(cfg)
+        if not cfg.MODEL.WEIGHTS:
+            return
+    elif not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: empty; name a data set, such as openvocab_pascal_ctx59_sem_seg_val")
     check_weights(cfg)
 
@@ -159,15 +177,14 @@ def check_weights(cfg: CfgNode) -> None:
         )
 
 
-def fingerprint(cfg: CfgNode) -> dict[str, str]:
-    """Part -> hash of everything that the result of one image depends on."""
-    weights = cfg.MODEL.WEIGHTS
+def fingerprint(cfg: CfgNode, weights: str) -> dict[str, str]:
+    """Part -> hash of everything that the result of one image depends on, `weights` being the one of the weights."""
     text = text_options(cfg, reasons=True)
     triplets = [text["generic_file"], *text["image_folders"]]
     hashes = [hash_folder(path) if Path(path).is_dir() else _hash_if_there(path) for path in triplets]
     return {
         "config": hash_config(cfg),
-        "weights": SEEDED if weights == SEEDED else hash_file(weights),
+        "weights": weights,
         "triplets": hash_text(" ".join(hashes)),
         "code": hash_sources(),
     }
@@ -180,28 +197,44 @@ def _hash_if_there(path: str | Path) -> str:
 def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
     """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key)."""
     folder = results_folder(cfg.OUTPUT_DIR, dataset)
-    if cfg.INPUT.DATASET_MAPPER_NAME == "coco_panoptic_lsj":
+    mapper = cfg.INPUT.DATASET_MAPPER_NAME
+    if MAPPERS[mapper][0] == "segments":
         if not cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
             raise UserError(
-                "INPUT.DATASET_MAPPER_NAME coco_panoptic_lsj evaluates panoptic segments, but "
+                f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates panoptic segments, but "
                 "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
             )
         return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
     if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
         raise UserError(
-            "INPUT.DATASET_MAPPER_NAME mask_former_semantic evaluates class maps, but "
+            f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates class maps, but "
             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
         )
     return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
 
 
-def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bool) -> dict[str, Mapping[str, Any]]:
+def evaluate_all(
+    cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bool, iteration: int | None = None
+) -> dict[str, Mapping[str, Any]]:
     """Evaluate every data set of DATASETS.TEST and write its results.
+
+    Args:
+        cfg: the whole configuration.
+        model: the network; its weights are those of MODEL.WEIGHTS, unless it is in training.
+        config_file: for the record.
+        resume: reuse results that are finished.
+        iteration: steps of training after which this is; None for weights that were loaded.
 
     Returns:
         Data set -> evaluation on the main process; empty on the others.
     """
-    parts = fingerprint(cfg)
+    about = {"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)}
+    loaded = iteration is None and cfg.MODEL.WEIGHTS != SEEDED
+    weights = hash_file(cfg.MODEL.WEIGHTS) if loaded else SEEDED
+    if iteration is not None:
+        weights = hash_state(model)
+        about["training"] = {"iteration": iteration, "of": cfg.SOLVER.MAX_ITER}
+    parts = fingerprint(cfg, weights)
     mapper = InferenceMapper.from_config(cfg)
     evaluations: dict[str, Mapping[str, Any]] = {}
     # More workers than cores only cost memory; the reference's yaml files ask for four.
@@ -227,10 +260,10 @@ def evaluate_all(cfg: CfgNode, model: MAFT_Plus, config_file: str, *, resume: bo
         evaluations[dataset] = evaluation
         provenance = collect(
             config_file=config_file,
-            weights_file=None if cfg.MODEL.WEIGHTS == SEEDED else cfg.MODEL.WEIGHTS,
+            weights_file=cfg.MODEL.WEIGHTS if loaded else None,
             fingerprint=parts,
             op_backend=active_backend(model.device.type),
-            extra={"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)},
+            extra=about,
         )
         write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
     return evaluations
@@ -256,9 +289,30 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     default_setup(cfg, arguments)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
-    model = build_network(cfg)
-    load_model_weights(model, cfg.MODEL.WEIGHTS)
-    evaluations = evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume)
+    model = build_network(cfg, training=not arguments.eval_only)
+    if arguments.eval_only:
+        load_for_evaluation(cfg, model)
+        show(evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume))
+        return
+
+    def evaluate_now(iteration: int) -> dict[str, float]:
+        at, final = cfg.clone(), iteration == cfg.SOLVER.MAX_ITER
+        at.defrost()
+        if final:
+            at.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, FINAL))
+        else:
+            at.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "evaluations", f"{iteration:07d}"))
+        evaluations = evaluate_all(
+            at, model, arguments.config_file, resume=final, iteration=None if final else iteration
+        )
+        show(evaluations)
+        return flat_metrics(evaluations)
+
+    train(cfg, model, resume=arguments.resume, evaluate=evaluate_now if cfg.DATASETS.TEST else None)
+
+
+def show(evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log the results of all data sets side by side."""
     if evaluations:
         logger.info("finished\n%s", summary(evaluations))
 
@@ -287,12 +341,10 @@ def run_under_torchrun(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Check what the user gave, then run it in as many processes as asked for."""
     cfg = build_config(arguments.config_file, arguments.opts)
-    if not arguments.eval_only:
-        raise UserError("training is not part of this version; add --eval-only")
     register_datasets(cfg)
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     processes = choose_device(cfg, int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else arguments.num_gpus)
-    check_inputs(cfg)
+    check_inputs(cfg, training=not arguments.eval_only)
     cfg.freeze()
     if under_torchrun:
         run_under_torchrun(cfg, arguments)

@@ -46,8 +46,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict on the CPU.
 
     Args:
-        path: a .safetensors file, or a .pth/.pt file that holds a state dict or a dictionary with one under "model"
-            (training states beside it are ignored).
+        path: a .safetensors file, or a .pth/.pt file that holds a state dict or a dictionary with one under "model" or
+            "state_dict" (training states beside it are ignored).
 
     Returns:
         Name -> tensor, with a leading "module." (from DistributedDataParallel) taken off.
@@ -55,15 +55,27 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, truncated, a git-lfs pointer, a web page, carries code, or holds no state dict.
     """
+    content = read_checkpoint(path)
+    state = content.get("model", content.get("state_dict", content))
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
+    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """Everything in a weight file, on the CPU: tensors and plain values, by name.
+
+    Raises:
+        UserError: the file is missing, truncated, a git-lfs pointer, a web page, carries code, or is no mapping.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file; {_GET_WEIGHTS}, or set MODEL.WEIGHTS to your own")
     _refuse_impostors(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
-    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    return content
 
 
 def _refuse_impostors(path: Path) -> None:
@@ -132,7 +144,7 @@ def load_model_weights(model: nn.Module, weights: str | Path) -> None:
 
     Args:
         model: the network; its device and dtypes stay.
-        weights: a path, or "seeded" for the stand-in weights of `maft.seeding`.
+        weights: a path, or "seeded" for the stand-in weights of `maft.seeding`, of the teacher too if there is one.
 
     Raises:
         UserError: nothing is named, or the file cannot be read or is of another model or size.

@@ -37,6 +37,11 @@ KEYS: dict[str, tuple[Any, str]] = {
         "convnext_large_d_320",
         "open_clip architecture, one of configs/clip/, or the path of a JSON model config",
     ),
+    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": (
+        "laion2b_s29b_b131k_ft_soup",
+        "where CLIP's weights come from if MODEL.WEIGHTS lacks them, as at the start of a training: a file, or "
+        "open_clip's name for them",
+    ),
     "MODEL.FC_CLIP.EMBED_DIM": (768, "width of CLIP's shared space"),
     "MODEL.cdt_params": ([768, 8], "width and heads of the content-dependent transfer"),
     # Mask decoder
@@ -74,8 +79,34 @@ KEYS: dict[str, tuple[Any, str]] = {
     # Data
     "INPUT.DATASET_MAPPER_NAME": (
         "mask_former_semantic",
-        "what is evaluated: mask_former_semantic class maps, coco_panoptic_lsj panoptic segments",
+        "what is learnt and evaluated: class maps (mask_former_semantic, coco_semantic_lsj) or panoptic segments "
+        "(mask_former_panoptic, coco_panoptic_lsj); in training also how pictures change (lsj: large-scale jitter)",
     ),
+    "INPUT.COLOR_AUG_SSD": (False, "mask_former mappers: change brightness, contrast, saturation and hue as SSD does"),
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "INPUT.CROP: how much of a crop one class may cover"),
+    "INPUT.SIZE_DIVISIBILITY": (-1, "mask_former mappers: pad training pictures to a multiple of this; -1 does not"),
+    "INPUT.IMAGE_SIZE": (1024, "lsj mappers: side of the square that the network is trained on"),
+    "INPUT.MIN_SCALE": (0.1, "lsj mappers: pictures are fitted into a square of IMAGE_SIZE times this at least"),
+    "INPUT.MAX_SCALE": (2.0, "and this at most"),
+    # Losses
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": (True, "losses for the predictions of all layers of the decoder"),
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": (1.0, "weight of the classification loss, and of classes in the matching"),
+    "MODEL.MASK_FORMER.DICE_WEIGHT": (1.0, "weight of the dice loss, likewise"),
+    "MODEL.MASK_FORMER.MASK_WEIGHT": (20.0, "weight of the cross-entropy of masks, likewise"),
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": (112 * 112, "points at which masks are compared"),
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": (3.0, "candidates for these points, as a factor"),
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": (0.75, "part of the points that lies where the mask is least certain"),
+    "MODEL.rc_weights": (None, "weight of the representation compensation; 0 or None does without it and its teacher"),
+    # Optimiser and loop; detectron2's own SOLVER keys mean what they mean there
+    "SOLVER.OPTIMIZER": ("ADAMW", "ADAMW or SGD"),
+    "SOLVER.BACKBONE_MULTIPLIER": (0.1, "learning rate of the backbone, as a factor of BASE_LR"),
+    "SOLVER.WEIGHT_DECAY_EMBED": (0.0, "weight decay of embeddings"),
+    "SOLVER.POLY_LR_POWER": (0.9, "WarmupPolyLR: the rate falls as (1 - iteration / MAX_ITER) to this power"),
+    "SOLVER.POLY_LR_CONSTANT_ENDING": (0.0, "WarmupPolyLR: but not below this part of it"),
+    "SOLVER.ACCUMULATE": (1, "parts in which a process takes its share of IMS_PER_BATCH, where memory is short"),
+    "SOLVER.AMP.DTYPE": ("float16", "SOLVER.AMP: float16 (GPU), or bfloat16"),
+    "SOLVER.LOG_PERIOD": (20, "iterations a line of metrics.json"),
+    "SOLVER.KEEP_CHECKPOINTS": (0, "numbered checkpoints to keep, the newest ones; 0 keeps all"),
 }
 """Key -> default and meaning of the keys that this version reads."""
 
@@ -84,32 +115,10 @@ ACCEPTED: dict[str, Any] = {
     "MODEL.CLASS_NAME_JSON": None,
     "MODEL.DATASET_NAME": "openvocab_ade20k_full_sem_seg_val",
     "MODEL.relu": "relu",
-    # CLIP's weights are part of every checkpoint, so evaluation does not need them apart.
-    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "laion2b_s29b_b131k_ft_soup",
     # FC-CLIP's ensemble with the decoder's classes, which MAFT+ does without.
     "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA": 0.4,
     "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA": 0.8,
     "MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK": False,
-    # Training.
-    "MODEL.rc_weights": None,
-    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
-    "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
-    "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
-    "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
-    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
-    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
-    "INPUT.COLOR_AUG_SSD": False,
-    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
-    "INPUT.SIZE_DIVISIBILITY": -1,
-    "INPUT.IMAGE_SIZE": 1024,
-    "INPUT.MIN_SCALE": 0.1,
-    "INPUT.MAX_SCALE": 2.0,
-    "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
-    "SOLVER.OPTIMIZER": "ADAMW",
-    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
-    "SOLVER.POLY_LR_POWER": 0.9,
-    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
     # Of other networks that the yaml files descend from.
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,
     "MODEL.MASK_FORMER.PRE_NORM": False,
@@ -142,13 +151,18 @@ ACCEPTED: dict[str, Any] = {
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SWIN.USE_CHECKPOINT": False,
 }
-"""Key -> default of the keys that are accepted for the reference's yaml files and have no effect at evaluation."""
+"""Key -> default of the keys that are accepted for the reference's yaml files and have no effect."""
 
 CHOICES = {
     "MODEL.REASON.MODE": ("reference", "aligned"),
     "MODEL.REASON.FALLBACK": ("generic", "error"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "float16"),
-    "INPUT.DATASET_MAPPER_NAME": ("mask_former_semantic", "coco_panoptic_lsj"),
+    "INPUT.DATASET_MAPPER_NAME": (
+        "mask_former_semantic",
+        "mask_former_panoptic",
+        "coco_semantic_lsj",
+        "coco_panoptic_lsj",
+    ),
 }
 """Key -> the values it may have."""
 
