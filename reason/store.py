@@ -204,7 +204,7 @@ class ResultStore:
 
         Args:
             name: claimed before.
-            failures: in order, each with "step", "attempt", "problem" and "answer_text", as `reason.conversation.Failure`.
+            failures: in order, each with the fields of `reason.conversation.Failure`.
         """
         record = {
             "name": name,
