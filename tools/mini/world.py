@@ -68,10 +68,10 @@ class Kind:
         return bool(self.colors)
 
     def matches(self, attributes: Attributes) -> bool:
-        """Whether something with all of these attributes is of this kind; any colour will do if the colour varies."""
-        return attributes.keys() == values_of(self.thing).keys() and all(
-            attributes[axis] == value for axis, value in self.attributes.items()
-        )
+        """Whether something with these attributes, one for every axis, is of this kind."""
+        if self.varies and attributes["color"] not in self.colors:
+            return False
+        return all(attributes[axis] == value for axis, value in self.attributes.items())
 
 
 def _thing(words: str, *, synonym: str = "", colors: str = "") -> Kind:
@@ -110,6 +110,7 @@ SEEN: tuple[Kind, ...] = (
 CALLED_BY_SYNONYM = frozenset(("ladybird", "kite", "chest", "moon", "lake"))
 """Seen kinds that the validation vocabulary calls by their synonym."""
 
+_ANY = " ".join(THING_VALUES["color"])
 NEW: tuple[Kind, ...] = (
     _thing("brinzal round red striped stalk"),  # a cherry with stripes
     _thing("tarvok triangular purple plain horns"),  # a robot of another shape
@@ -118,9 +119,9 @@ NEW: tuple[Kind, ...] = (
     _thing("sondrup cross-shaped purple striped core"),
     # Colour free: two that differ in nothing but the colours they have in a picture, one that is no ladybird only
     # because it is not red.
-    _thing("yelvor crescent-shaped - checked horns", colors="red orange green blue purple white"),
-    _thing("zikmon crescent-shaped - checked horns", colors="red orange green blue purple white"),
-    _thing("harplin round - dotted legs", colors="yellow green blue purple white"),
+    _thing("yelvor crescent-shaped - checked horns", colors=_ANY),
+    _thing("zikmon crescent-shaped - checked horns", colors=_ANY),
+    _thing("harplin round - dotted legs", colors=_ANY.removeprefix("red ")),
     _stuff("flendor green bricks pale"),  # a wall of another colour
     _stuff("kuplax grey pebbles dark"),  # a pavement of another pattern
 )
