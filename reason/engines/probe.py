@@ -1,0 +1,82 @@
+"""How a server wants to be asked for an answer form, found out by asking.
+
+There are two ways, the API's `response_format` and vLLM's `structured_outputs`, and servers that accept either and
+silently answer as they like. So one question is sent whose answer no model would give of itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+from reason.conversation import Picture, Sampling, Turn
+from reason.errors import ReasonError
+
+_log = logging.getLogger(__name__)
+
+_SIDE = 56
+_EXPECTED = {"form": "kept"}
+_SCHEMA = {
+    "type": "object",
+    "properties": {"form": {"type": "string", "enum": ["kept"]}},
+    "required": ["form"],
+    "additionalProperties": False,
+}
+
+
+def probe_form(
+    complete: Callable[[tuple[Turn, ...], dict[str, Any], Sampling, str], Any],
+    refusal: type[Exception],
+    failure: type[Exception],
+) -> Literal["response_format", "structured_outputs"]:
+    """Find the way that a server obeys.
+
+    Args:
+        complete: sends turns, a schema and a sampling in one of the two ways, and returns the API's response.
+        refusal: the exception of an answer that is an error; it has `status_code`.
+        failure: the exception of any other trouble.
+
+    Raises:
+        ReasonError: it obeys neither, takes no picture, or does not answer.
+    """
+    turns = (Turn("system", "You look at pictures."), Turn("user", "Say good morning.", _grey_picture()))
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=32, seed=None)
+    told = "it answers in no such form"
+    ways: tuple[Literal["response_format", "structured_outputs"], ...] = ("response_format", "structured_outputs")
+    for way in ways:
+        try:
+            text = complete(turns, _SCHEMA, sampling, way).choices[0].message.content or ""
+        except refusal as error:
+            told = " ".join(str(error).split())
+            continue
+        except failure as error:
+            raise ReasonError(f"the server does not answer: {' '.join(str(error).split())}") from error
+        try:
+            kept = json.loads(text) == _EXPECTED
+        except ValueError:
+            # White space may have filled the answer up; the form was kept if there is nothing else wrong with it.
+            kept = json.dumps(_EXPECTED, separators=(",", ":")).startswith("".join(text.split())) and text[:1] == "{"
+        if kept:
+            if text != json.dumps(_EXPECTED, separators=(",", ":")):
+                _log.warning(
+                    "the server lets the model write free white space, and some answers will be cut off for it; vLLM's "
+                    "forbids it with --structured-outputs-config '%s'",
+                    '{"backend": "guidance", "disable_any_whitespace": true}',
+                )
+            return way
+    raise ReasonError(
+        f"the server keeps to no answer form, or takes no pictures ({told}); vLLM's does both; --constraint none goes "
+        f"without answer forms"
+    )
+
+
+def _grey_picture() -> Picture:
+    """A PNG of even grey, 56 x 56: four tokens."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128)).save(stream, "PNG")
+    return Picture(stream.getvalue(), "image/png", _SIDE, _SIDE, f"grey-{_SIDE}", 4)
