@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -125,7 +126,7 @@ class EmbeddingAligner:
         self._exact = ExactAligner(vocabulary)
         self._classes = vocabulary.class_names
         self._threshold = threshold
-        self._model = _load(model)
+        self._model, weights = _load(model)
         labels = VocabularyNames.of(vocabulary).labels
         pairs = [
             (entry.index, " ".join(name.split()))
@@ -135,7 +136,7 @@ class EmbeddingAligner:
         self._owner = [index for index, _ in pairs]
         self._rows = self._embed([name for _, name in pairs])
         self._known: dict[str, Alignment] = {}
-        self.fingerprint = f"embedding {_weights_hash(self._model)} from {threshold:g}"
+        self.fingerprint = f"embedding {weights} from {threshold:g}"
 
     def align(self, names: Sequence[str]) -> list[Alignment]:
         """See `Aligner.align`. Equal similarities go to the first class of the vocabulary."""
@@ -197,7 +198,9 @@ def find_model(model: str) -> str:
     return model
 
 
-def _load(model: str) -> Any:
+@functools.lru_cache(maxsize=1)
+def _load(model: str) -> tuple[Any, str]:
+    """The model and `_weights_hash` of it; the last one is kept, since loading takes seconds."""
     place = find_model(model)
     try:
         from sentence_transformers import SentenceTransformer
@@ -208,12 +211,13 @@ def _load(model: str) -> Any:
         ) from error
     _log.info("class aligner: %s", place)
     try:
-        return SentenceTransformer(place, device="cpu")
+        loaded = SentenceTransformer(place, device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ReasonError(
             f"--aligner {model}: no sentence-transformers model can be loaded from it ({first}); give its folder"
         ) from error
+    return loaded, _weights_hash(loaded)
 
 
 def _weights_hash(model: Any) -> str:

@@ -101,10 +101,11 @@ def load_prompts(version: str = "v1", folder: Path | None = None) -> PromptSet:
     Raises:
         ReasonError: an unknown version, a file missing or unreadable, or a placeholder missing or unknown.
     """
-    home = (folder or Path(__file__).parent) / version
+    shelf = folder or Path(__file__).parent
+    home = shelf / version
     if not version or not home.is_dir():
-        known = ", ".join(sorted(path.parent.name for path in home.parent.glob("*/image_system.txt"))) or "none"
-        raise ReasonError(f"{home}: no such version of the prompts; known are {known}")
+        known = ", ".join(sorted(path.parent.name for path in shelf.glob("*/image_system.txt"))) or "none"
+        raise ReasonError(f"--prompts {version!r}: no such version of the prompts in {shelf}; known are {known}")
     templates = tuple((name, _read(home / f"{name}.txt", TEMPLATES[name])) for name in sorted(TEMPLATES))
     digest = hashlib.sha256()
     for name, content in templates:
