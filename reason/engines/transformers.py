@@ -117,4 +117,5 @@ class TransformersEngine:
             return []
         from xgrammar.contrib.hf import LogitsProcessor
 
-        return [LogitsProcessor(self._grammars.compile_json_schema(dict(schema), any_whitespace=False))]
+        grammar = self._grammars.compile_json_schema(dict(schema), any_whitespace=False, separators=(",", ":"))
+        return [LogitsProcessor(grammar)]
