@@ -23,7 +23,7 @@ from reason.conversation import Answer, Failure, Outcome, Request
 from reason.engines import Engine
 from reason.errors import EngineGone
 from reason.images import PictureError
-from reason.progress import Progress
+from reason.progress import Progress, several
 from reason.store import ResultStore
 
 _MAX_AHEAD = 64
@@ -123,7 +123,7 @@ def run_work(
             return loop.run(deque(names))
         except EngineGone as error:
             left = len(names) - progress.done - progress.failed
-            kept = f"{progress.done} {work.unit}s of this run are on disk, {left} are left; the same command continues"
+            kept = f"{several(progress.done, work.unit)} of this run on disk, {left} left; the same command continues"
             raise EngineGone(f"{error} ({kept})") from error
         finally:
             loop.abandon()

@@ -6,12 +6,20 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from reason.conversation import Answer
 
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 30.0
+
+
+def several(count: int, unit: str) -> str:
+    """Such as "1 image", "2 images", "3 classes"."""
+    return f"{count} {unit if count == 1 else plural(unit)}"
+
+
+def plural(unit: str) -> str:
+    """Of the few things that are counted here."""
+    return f"{unit}es" if unit.endswith("s") else f"{unit}s"
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Usage:
 class Progress:
     """A bar on standard error, and the numbers behind it.
 
+    tqdm is imported with the first one, since it would be a third of what `--help` takes.
+
     Args:
         total: things to do.
         unit: what one of them is called.
@@ -65,9 +75,11 @@ class Progress:
     _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        from tqdm import tqdm
+
         interval = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
         self._bar = tqdm(
-            total=self.total, unit=f" {self.unit}s", mininterval=interval, disable=self.quiet, dynamic_ncols=True
+            total=self.total, unit=f" {plural(self.unit)}", mininterval=interval, disable=self.quiet, dynamic_ncols=True
         )
 
     def answered(self, answer: Answer) -> None:
@@ -110,7 +122,7 @@ class Progress:
         rate = (self.done + self.failed) / self.seconds
         usage = self.usage
         line = (
-            f"{self.done} {self.unit}s in {self.seconds:.1f} s ({rate:.2f} {self.unit}s/s); {usage.requests} requests"
+            f"{several(self.done, self.unit)} in {self.seconds:.1f} s ({rate:.2f} a second); {usage.requests} requests"
         )
         line += f", {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
         if usage.cached_share is not None:

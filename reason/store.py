@@ -88,7 +88,7 @@ class ResultStore:
         """Look at everything once; 20,000 results take about a second."""
         listed = tuple(names)
         wanted = set(listed)
-        there = [name.removesuffix(".json") for name in _json_files(self.folder)]
+        there = [name.removesuffix(".json") for name in json_files(self.folder)]
         kinds = dict(zip(there, self._classify(there), strict=True))
         by_kind: dict[str, dict[str, Stamp]] = {kind: {} for kind in ("current", "other", "damaged")}
         for name, (kind, stamp, _) in kinds.items():
@@ -251,7 +251,7 @@ class ResultStore:
 
     def _failed(self, names: set[str]) -> dict[str, Stamp]:
         found = {}
-        for file_name in _json_files(self.state / "failed"):
+        for file_name in json_files(self.state / "failed"):
             name = file_name.removesuffix(".json")
             stamp = _stamp(self._failed_file(name))
             if name in names and stamp is not None and self._is_own_failure(name):
@@ -339,7 +339,8 @@ def _stamp(path: Path) -> Stamp | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _json_files(folder: Path) -> list[str]:
+def json_files(folder: Path) -> list[str]:
+    """Names of the JSON files of a folder, sorted; none where there is no folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted(

@@ -1,0 +1,155 @@
+"""`python -m reason image`: one file of reasons for every image of a folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from reason.aligner import DEFAULT_MODEL, DEFAULT_THRESHOLD
+from reason.cli.options import (
+    add_asking,
+    add_engine,
+    add_run,
+    add_what,
+    engine_options,
+    read_prompts,
+    read_vocabulary,
+    task_options,
+)
+from reason.cli.running import Plan, carry_out
+from reason.engines import EngineInfo
+from reason.errors import ReasonError
+from reason.images import MAX_PIXELS, check_stems, list_images
+from reason.jobs import NO_ALIGNER, ImageJob
+from reason.provenance import model_name
+from reason.store import STATE_FOLDER
+from reason.vocabulary import Vocabulary
+
+RESULTS = Path("reason_data", "image_reason")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `python -m reason image`."""
+    parser.description = (
+        "Let a multimodal model look at every image of a folder and write what it sees, one file an image. Can be "
+        "interrupted at any time, in whatever way; the same command continues."
+    )
+    what = add_what(parser)
+    what.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, or one image")
+    what.add_argument(
+        "--output", type=Path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
+    )
+    what.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    what.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="every N-th image, beginning with the I-th of 1 to N",
+    )
+    add_engine(parser)
+    add_asking(parser, images=True)
+    asking = parser.add_argument_group("how names become classes, and images tokens")
+    asking.add_argument(
+        "--aligner",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"sentence-transformers model, or '{NO_ALIGNER}': spellings only (default: %(default)s)",
+    )
+    asking.add_argument(
+        "--threshold",
+        type=float,
+        default=DEFAULT_THRESHOLD,
+        metavar="S",
+        help="least similarity (default: %(default)s)",
+    )
+    asking.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="larger images are made smaller; 784 pixels are a token (default: %(default)s)",
+    )
+    run_group = add_run(parser, unit="images")
+    run_group.add_argument(
+        "--ray", action="store_true", help="spread the images over the nodes of a running Ray cluster"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        part, parts = (int(word) for word in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: write I/N, such as 1/4") from None
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text}: the parts of {parts} are 1/{parts} to {parts}/{parts}")
+    return part, parts
+
+
+def chosen_images(images: Sequence[Path], arguments: argparse.Namespace) -> Sequence[Path]:
+    """Those of `images` that --shard and --limit leave.
+
+    Raises:
+        ReasonError: a limit below 1.
+    """
+    part, parts = arguments.shard
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ReasonError(f"--limit {arguments.limit}: at least 1")
+    return images[part - 1 :: parts][: arguments.limit]
+
+
+def output_folder(arguments: argparse.Namespace, model: str, vocabulary: Vocabulary) -> Path:
+    """Where the results go."""
+    return arguments.output or RESULTS / model_name(model) / vocabulary.name
+
+
+def image_job(arguments: argparse.Namespace, images: Sequence[Path]) -> ImageJob:
+    """What the flags ask for, without a model.
+
+    Raises:
+        ReasonError, VocabularyError: a value that cannot be used.
+    """
+    return ImageJob(
+        images={path.stem: path for path in images},
+        vocabulary=read_vocabulary(arguments.vocabulary),
+        prompts=read_prompts(arguments.prompts),
+        options=task_options(arguments),
+        aligner_model=arguments.aligner,
+        threshold=arguments.threshold,
+        max_pixels=arguments.max_pixels,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The body of `python -m reason image`; returns the exit status.
+
+    Raises:
+        ReasonError, VocabularyError, TripletError: see `reason.errors`.
+    """
+    everything = list_images(arguments.images)
+    check_stems(everything)
+    job = image_job(arguments, chosen_images(everything, arguments))
+    options = engine_options(arguments)
+    if arguments.ray:
+        from reason.cluster import run_on_cluster
+
+        return run_on_cluster(arguments, job, options)
+    aligner = job.open_aligner()
+
+    def place(info: EngineInfo) -> tuple[Path, Path]:
+        folder = output_folder(arguments, info.model, job.vocabulary)
+        return folder, folder / STATE_FOLDER
+
+    plan = Plan(
+        kind=arguments.engine,
+        options=options,
+        work=job.work(aligner),
+        vocabulary=job.vocabulary,
+        provenance=lambda info: job.provenance(info, aligner),
+        place=place,
+        constant_text=job.constant_text(),
+        answer_tokens=job.answer_tokens(),
+        note={"images": str(arguments.images), "total": len(everything), "unit": "image"},
+    )
+    return carry_out(plan, arguments)

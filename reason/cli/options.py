@@ -1,0 +1,241 @@
+"""Flags that `image` and `generic` share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from reason.conversation import TaskOptions
+from reason.engines import ENGINES, EngineInfo, EngineKind, EngineOptions
+from reason.errors import ReasonError
+from reason.images import MAX_PIXELS
+from reason.prompts import PromptSet, load_prompts
+from reason.provenance import digest
+from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
+
+_DEFAULTS = TaskOptions()
+_ENGINE = EngineOptions(model="")
+_LONGEST_NAME = 40
+
+
+def add_what(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What is to be done: vocabulary and output, with room for more in the same group."""
+    group = parser.add_argument_group("what")
+    group.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar="V",
+        help="name of a benchmark (voc20, pc59, ade150, pc459, ade847), a file (.json, or .txt of one class a line), or "
+        'a list: "cat, dog, sofa", with synonyms "cat, kitten; dog, puppy"',
+    )
+    return group
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The model, and what runs it."""
+    group = parser.add_argument_group("model and engine")
+    group.add_argument(
+        "--model", default="", metavar="DIR", help="folder of a Qwen2.5-VL; of a server: the name it has there"
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="vllm",
+        help="vllm: in this process (default); server: an OpenAI-compatible endpoint; transformers: slow, small models",
+    )
+    group.add_argument("--url", metavar="URL", help="of the server, such as http://gpu1:8000/v1")
+    group.add_argument(
+        "--api-key-env",
+        default=_ENGINE.api_key_env,
+        metavar="NAME",
+        help="variable with its key (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="GPUs that share one copy of the model"
+    )
+    group.add_argument("--data-parallel", type=int, default=1, metavar="N", help="copies of the model")
+    group.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=_ENGINE.gpu_memory,
+        metavar="F",
+        help="share of each GPU (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="longest conversation in tokens (default: up to 16384)"
+    )
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"), help="default: auto"
+    )
+    group.add_argument(
+        "--concurrency",
+        type=int,
+        default=_ENGINE.concurrency,
+        metavar="N",
+        help="requests at a time, of each copy (default: %(default)s)",
+    )
+
+
+def add_asking(parser: argparse.ArgumentParser, *, images: bool) -> None:
+    """How the model is asked. All of these change the results, but for --attempts."""
+    group = parser.add_argument_group("how the model is asked")
+    if images:
+        group.add_argument(
+            "--candidates",
+            choices=("free", "closed"),
+            default="free",
+            help="free: the model writes names and the aligner maps them, as in the paper (default); closed: it can "
+            "write names of the vocabulary only",
+        )
+    group.add_argument(
+        "--answer-form",
+        choices=("json", "text"),
+        default="json",
+        help="json: the engine keeps the model to a schema (default); text: the A1/A2/A3 sentences of the published "
+        "files",
+    )
+    group.add_argument(
+        "--prompts", default="v1", metavar="VERSION", help="version, or a folder of templates (default: v1)"
+    )
+    group.add_argument(
+        "--attributes",
+        type=int,
+        nargs=2,
+        default=_DEFAULTS.attributes,
+        metavar=("MIN", "MAX"),
+        help="how many a class gets (default: {} {})".format(*_DEFAULTS.attributes),
+    )
+    group.add_argument(
+        "--attempts",
+        type=int,
+        default=_DEFAULTS.attempts,
+        metavar="N",
+        help="answers a step is given (default: %(default)s)",
+    )
+    group.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=_DEFAULTS.temperatures,
+        metavar="T",
+        help="of the first attempt, the second, ... (default: {})".format(" ".join(map(str, _DEFAULTS.temperatures))),
+    )
+    group.add_argument("--top-p", type=float, default=_DEFAULTS.top_p, metavar="P", help="default: %(default)s")
+    group.add_argument("--seed", type=int, default=_DEFAULTS.seed, metavar="N", help="default: %(default)s")
+
+
+def add_run(parser: argparse.ArgumentParser, *, unit: str) -> argparse._ArgumentGroup:
+    """How the run goes; none of it changes a result."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"do {unit} again whose results come from other settings (not needed to continue)",
+    )
+    group.add_argument("--retry-failed", action="store_true", help=f"try the {unit} again that failed before")
+    group.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return group
+
+
+def read_vocabulary(text: str) -> Vocabulary:
+    """The classes that --vocabulary gives: a benchmark's name, a file, or a list.
+
+    A list is named after its classes ("cat-dog-sofa"), so that different lists have folders of their own.
+
+    Raises:
+        VocabularyError: no class, a class twice, or a file that cannot be read.
+    """
+    path = Path(text)
+    if path.suffix.lower() in (".json", ".txt") or text in known_vocabularies() or _is_file(path):
+        return load_vocabulary(text)
+    vocabulary = parse_vocabulary(text)
+    name = "-".join(re.sub(r"\W+", "-", entry.name).strip("-") for entry in vocabulary.classes).lower()
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME].rstrip('-')}-{digest(vocabulary.class_names)[:6]}"
+    return replace(vocabulary, name=name, title=name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of classes may be too long for a file name
+        return False
+
+
+def read_prompts(version: str) -> PromptSet:
+    """The templates that --prompts names: a version of this package, or a folder.
+
+    Raises:
+        ReasonError: there are none, or one is malformed.
+    """
+    folder = Path(version)
+    return load_prompts(folder.name, folder.parent) if folder.is_dir() else load_prompts(version)
+
+
+def task_options(arguments: argparse.Namespace) -> TaskOptions:
+    """How tasks ask.
+
+    Raises:
+        ReasonError: a value out of range.
+    """
+    least, most = arguments.attributes
+    if not 1 <= least <= most:
+        raise ReasonError(f"--attributes {least} {most}: at least 1, and not more than the second")
+    if arguments.attempts < 1:
+        raise ReasonError(f"--attempts {arguments.attempts}: at least one is needed")
+    if any(not 0 <= temperature <= 2 for temperature in arguments.temperatures):
+        raise ReasonError("--temperatures: from 0 (greedy) to 2")
+    if not 0 < arguments.top_p <= 1:
+        raise ReasonError(f"--top-p {arguments.top_p}: above 0 and at most 1")
+    candidates: Literal["free", "closed"] = getattr(arguments, "candidates", "free")
+    if candidates == "closed" and arguments.answer_form == "text":
+        raise ReasonError("--candidates closed needs --answer-form json: sentences cannot be kept to the vocabulary")
+    return TaskOptions(
+        candidates=candidates,
+        answer_form=arguments.answer_form,
+        attempts=arguments.attempts,
+        temperatures=tuple(arguments.temperatures),
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        attributes=(least, most),
+    )
+
+
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """How the engine is opened.
+
+    Raises:
+        ReasonError: no model is named.
+    """
+    if not arguments.model and arguments.engine != "server":
+        raise ReasonError("--model: name the folder of a Qwen2.5-VL, such as llm/Qwen2.5-VL-72B-Instruct-AWQ")
+    return EngineOptions(
+        model=arguments.model,
+        url=arguments.url,
+        api_key_env=arguments.api_key_env,
+        tensor_parallel=arguments.tensor_parallel,
+        data_parallel=arguments.data_parallel,
+        max_model_len=arguments.max_model_len,
+        gpu_memory=arguments.gpu_memory,
+        max_pixels=getattr(arguments, "max_pixels", MAX_PIXELS),
+        concurrency=arguments.concurrency,
+        dtype=arguments.dtype,
+    )
+
+
+def model_info(kind: EngineKind, options: EngineOptions) -> EngineInfo:
+    """What can be said of a model in a folder before an engine has loaded it.
+
+    Raises:
+        ReasonError: the engine could not work so (`reason.checks`).
+    """
+    from reason.checks import check_engine
+    from reason.model_folder import model_hash, read_model_folder
+
+    check_engine(kind, options)
+    folder = read_model_folder(options.model)
+    return EngineInfo(kind, "", folder.path.name, model_hash(folder))
