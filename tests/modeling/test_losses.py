@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
+import multiprocessing
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from maft.modeling.losses import (
@@ -25,6 +25,7 @@ from maft.modeling.losses import (
     sample_at,
     uncertain_points,
 )
+from maft.modeling.losses.criterion import average_over_processes
 from maft.modeling.losses.mask_aware import soft_iou
 from tools.parity.parts import check_units
 
@@ -218,20 +219,22 @@ def test_sampling_without_sense_is_refused(wrong: dict[str, float]) -> None:
         LossOptions(**wrong)  # type: ignore[arg-type]
 
 
-_TWO_PROCESSES = """
-import sys, torch
-from maft.modeling.losses.criterion import average_over_processes
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-print(average_over_processes([5, 0][rank], torch.device("cpu")), average_over_processes(0, torch.device("cpu")))
-torch.distributed.destroy_process_group()
-"""
+def _count(rank: int, store: str, results: SimpleQueue[tuple[float, float]]) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    cpu = torch.device("cpu")
+    results.put((average_over_processes((5, 0)[rank], cpu), average_over_processes(0, cpu)))
+    distributed.destroy_process_group()
 
 
 def test_masks_are_counted_over_all_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _TWO_PROCESSES]
-    started = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    assert [process.communicate(timeout=120)[0].strip() for process in started] == ["2.5 1.0", "2.5 1.0"]
+    # Forked, not spawned: importing torch twice would take longer than all other tests here.
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    started = [context.Process(target=_count, args=(rank, str(tmp_path / "store"), results)) for rank in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=60)
+    assert [process.exitcode for process in started] == [0, 0]
+    assert [results.get(), results.get()] == [(2.5, 1.0), (2.5, 1.0)]
+    assert average_over_processes(7, torch.device("cpu")) == 7
