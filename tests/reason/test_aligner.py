@@ -37,7 +37,18 @@ def classes(alignments: list[Alignment]) -> list[tuple[str | None, str]]:
 def test_spellings() -> None:
     vocabulary = parse_vocabulary("sofa, couch; T-shirt; door, doorway; doors; bench; building, edifice; berry; crane")
     found = ExactAligner(vocabulary).align(
-        ["sofa", "The Sofas", "couches", "t shirt", "doors", "Doors", "benches", "building (edifice)", "berries", "crow"]
+        [
+            "sofa",
+            "The Sofas",
+            "couches",
+            "t shirt",
+            "doors",
+            "Doors",
+            "benches",
+            "building (edifice)",
+            "berries",
+            "crow",
+        ]
     )
     assert classes(found) == [
         ("sofa", "exact"),
@@ -56,7 +67,11 @@ def test_spellings() -> None:
 
 def test_shared_names_go_to_the_class_of_that_name_then_to_the_first() -> None:
     aligner = ExactAligner(parse_vocabulary("floor, rug, mat; rug, carpet, mat; plate, dish"))
-    assert classes(aligner.align(["rug", "mat", "mats"])) == [("rug", "exact"), ("floor", "synonym"), ("floor", "synonym")]
+    assert classes(aligner.align(["rug", "mat", "mats"])) == [
+        ("rug", "exact"),
+        ("floor", "synonym"),
+        ("floor", "synonym"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["voc20", "pc59", "pc459", "ade150", "ade847", "coco_stuff171", "coco_panoptic133"])

@@ -36,7 +36,12 @@ def image_task(vocabulary: Vocabulary = ANIMALS, **options: Any) -> ImageTask:
 
 
 def answer(request: Request, text: str, **changes: Any) -> Answer:
-    values: dict[str, Any] = {"finish_reason": "stop", "prompt_tokens": 100, "cached_tokens": 64, "completion_tokens": 9}
+    values: dict[str, Any] = {
+        "finish_reason": "stop",
+        "prompt_tokens": 100,
+        "cached_tokens": 64,
+        "completion_tokens": 9,
+    }
     return Answer(request.key, text, **{**values, **changes})
 
 
@@ -65,8 +70,9 @@ def reasoned(*names: str) -> str:
 
 def text_reasons(names: Sequence[str]) -> str:
     return "\n\n".join(
-        f"A1: This object belongs to [living thing].\nA2: This 'living thing' is [mammal].\nA3: This 'mammal' 'living thing' "
-        f"can be recognized as {name} because it contains visual attributes: [{', '.join(ATTRIBUTES)}]."
+        "A1: This object belongs to [living thing].\nA2: This 'living thing' is [mammal].\n"
+        f"A3: This 'mammal' 'living thing' can be recognized as {name} "
+        f"because it contains visual attributes: [{', '.join(ATTRIBUTES)}]."
         for name in names
     )
 
@@ -81,7 +87,10 @@ def test_three_steps_are_one_conversation() -> None:
     assert second.turns[: len(first.turns)] == first.turns
     assert third.turns[: len(second.turns)] == second.turns
     assert [turn.picture for turn in third.turns] == [None, PICTURE, None, None, None, None]
-    assert [turn.text for turn in third.turns if turn.role == "assistant"] == [described(), named("couch", "Cats", "hat")]
+    assert [turn.text for turn in third.turns if turn.role == "assistant"] == [
+        described(),
+        named("couch", "Cats", "hat"),
+    ]
     assert first.turns[0] == image_task().next_request().turns[0]  # type: ignore[union-attr]
     # The aligned classes are asked about by their labels, and nothing else can be answered.
     assert third.turns[-1].text.endswith("sofa, cat")

@@ -152,9 +152,7 @@ def test_names_of_vocabularies_that_repeat_themselves() -> None:
 def accepts(schema: dict[str, object], text: str) -> bool:
     llguidance = pytest.importorskip("llguidance", reason="part of the reasoning environment")
     tokenizer = llguidance.LLTokenizer("byte")
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(
-        json.dumps(schema), defaults={"whitespace_flexible": False}
-    )
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
     assert not llguidance.LLMatcher.validate_grammar(grammar, tokenizer)
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
     for token in text.encode():
