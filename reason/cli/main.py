@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -57,5 +56,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _set_up_logging(debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("reason").setLevel(logging.DEBUG if debug else logging.INFO)
-    if not debug:  # the engine's own log is hundreds of lines
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

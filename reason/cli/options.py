@@ -28,8 +28,8 @@ def add_what(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--vocabulary",
         required=True,
         metavar="V",
-        help="name of a benchmark (voc20, pc59, ade150, pc459, ade847), a file (.json, or .txt of one class a line), or "
-        'a list: "cat, dog, sofa", with synonyms "cat, kitten; dog, puppy"',
+        help="a benchmark (voc20, pc59, ade150, pc459, ade847), a file (.json, or .txt of one class a line), or a list: "
+        '"cat, dog, sofa", with synonyms "cat, kitten; dog, puppy"',
     )
     return group
 
