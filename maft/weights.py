@@ -4,130 +4,88 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
-import open_clip
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint import load_model_weights, load_weights, misfit, without_teacher
+from .clip_weights import find_clip_weights, load_clip
 from .errors import UserError
-from .modeling.backbone import known_architecture
+from .modeling.segmentor import Segmentor
 from .seeding import SEEDED
 
 logger = logging.getLogger(__name__)
 
-KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
-STUDENT = "backbone.clip_model."
-TEACHER = "backbone_t.clip_model."
-_FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
-_UNUSED = ("attn_mask", "position_ids", "logit_bias")
-"""Endings of entries that old files have and no network reads."""
+CLIP_PREFIXES = ("backbone.clip_model.", "backbone_t.clip_model.")
+"""How the entries of CLIP and of the frozen teacher begin."""
 
 
-def load_clip_weights(weights: str, architecture: str) -> dict[str, Tensor]:
-    """CLIP's state dict, by open_clip's own names.
+def load_for_evaluation(cfg: CfgNode, model: Segmentor) -> None:
+    """Fill `model` from MODEL.WEIGHTS, strictly.
 
-    Args:
-        weights: a file (.safetensors, .pt, .pth, .bin), or open_clip's name of pretrained weights of `architecture`,
-            which are downloaded unless open_clip has them in its cache.
-        architecture: open_clip's name.
-
-    Raises:
-        UserError: nothing is named, no such file or name, it cannot be downloaded or read.
-    """
-    if not weights:
-        raise UserError(f"{KEY}: empty; name the file of CLIP's weights, or a name that open_clip knows")
-    path = Path(weights)
-    if path.suffix not in _FILE_ENDINGS:
-        path = _download(weights, architecture)
-    elif not path.is_file():
-        raise UserError(f"{KEY}: '{weights}': no such file; pretrained/README.md says where to get it")
-    return {name: value for name, value in load_weights(path).items() if not name.endswith(_UNUSED)}
-
-
-def _download(tag: str, architecture: str) -> Path:
-    known = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in known:
-        raise UserError(
-            f"{KEY}: '{tag}' is no file ({', '.join(_FILE_ENDINGS)}), and open_clip has no weights of that name for "
-            f"{architecture} (it has: {', '.join(known) or 'none'})"
-        )
-    try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{KEY}: '{tag}' of {architecture} cannot be downloaded ({type(error).__name__}); download it elsewhere "
-            "and set the key to the file's path"
-        ) from error
-
-
-def load_for_evaluation(cfg: CfgNode, model: nn.Module) -> None:
-    """Fill `model` from MODEL.WEIGHTS, strictly; parts of CLIP that the file lacks come from `KEY`.
-
-    A checkpoint may leave out CLIP's text tower, or all of CLIP, where it did not change: that is most of its size.
+    A checkpoint may leave out parts of CLIP that training does not change, its text tower above all: they come from
+    MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS then. Entries in float16 become the model's float32.
 
     Raises:
         UserError: nothing is named, or what is named cannot be read, is of another model, or is not enough.
     """
-    weights = cfg.MODEL.WEIGHTS
-    if weights in ("", SEEDED):
-        load_model_weights(model, weights)
-        return
-    state = without_teacher(load_weights(weights))
-    _fill(cfg, model, state, str(weights))
+    if cfg.MODEL.WEIGHTS in ("", SEEDED):
+        load_model_weights(model, cfg.MODEL.WEIGHTS)
+    else:
+        _load_checkpoint(cfg, model)
 
 
-def load_for_training(cfg: CfgNode, model: nn.Module) -> None:
+def load_for_training(cfg: CfgNode, model: Segmentor) -> None:
     """Fill a model that is to be trained, teacher included.
 
-    Without MODEL.WEIGHTS, CLIP and its frozen teacher come from `KEY`, and the rest keeps its initial values. With it,
-    everything comes from that checkpoint; a teacher that it lacks comes from `KEY`.
+    Without MODEL.WEIGHTS, CLIP and its teacher come from MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS, and the rest keeps its
+    initial values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there.
 
     Raises:
         UserError: what is named cannot be read, is of another model, or is not enough.
     """
-    weights = cfg.MODEL.WEIGHTS
-    if weights == SEEDED:
-        load_model_weights(model, weights)
-        return
-    if weights:
-        _fill(cfg, model, load_weights(weights), str(weights))
-        return
-    own = model.state_dict()
-    state = {name: value for name, value in own.items() if not name.startswith((STUDENT, TEACHER))}
-    _fill(cfg, model, state, "a training from scratch (MODEL.WEIGHTS is empty)")
+    if cfg.MODEL.WEIGHTS == SEEDED:
+        load_model_weights(model, SEEDED)
+    elif cfg.MODEL.WEIGHTS:
+        _load_checkpoint(cfg, model)
+    else:
+        load_clip(model, cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
 
 
-def _fill(cfg: CfgNode, model: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    own = model.state_dict()
-    if not any(name.startswith(TEACHER) for name in own):
+def _load_checkpoint(cfg: CfgNode, model: Segmentor) -> None:
+    path, own = cfg.MODEL.WEIGHTS, model.state_dict()
+    state = load_weights(path)
+    if model.backbone_t is None:
         state = without_teacher(state)
-    lacking = [name for name in own if name.startswith((STUDENT, TEACHER)) and name not in state]
-    # A file of another model is told so, before anything is downloaded.
+    lacking = [name for name in own if name.startswith(CLIP_PREFIXES) and name not in state]
+    # A file of another model is told so before CLIP is looked for.
     problem = misfit({name: value for name, value in own.items() if name not in lacking}, state)
     if lacking and not problem:
-        state |= _clip_entries(cfg, own, lacking, what)
+        state |= _entries_of_clip(lacking, own, model.backbone.model_name, cfg)
+    elif problem:
         problem = misfit(own, state)
-    if problem:
         raise UserError(
-            f"{what}: not a checkpoint of this model: {problem}; "
+            f"{path}: not a checkpoint of this model: {problem}; "
             "check that --config-file fits the weights (base, large, panoptic)"
         )
     model.load_state_dict(state)
-    logger.info("loaded %d entries from %s", len(state) - len(lacking), what)
+    logger.info("loaded %d entries from %s", len(state) - len(lacking), path)
 
 
-def _clip_entries(cfg: CfgNode, own: Mapping[str, Tensor], lacking: list[str], what: str) -> dict[str, Tensor]:
-    """The entries of CLIP and of the teacher that a checkpoint lacks."""
-    weights, architecture = cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS, cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME
+def _entries_of_clip(
+    lacking: list[str], own: Mapping[str, Tensor], architecture: str, cfg: CfgNode
+) -> dict[str, Tensor]:
+    """The entries of CLIP, and of the teacher, that MODEL.WEIGHTS lacks."""
+    given = cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
+    what = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
     try:
-        clip = load_clip_weights(weights, known_architecture(architecture))
+        file = find_clip_weights(architecture, given)
     except UserError as error:
-        raise UserError(f"{what}: lacks {len(lacking)} entries of CLIP ({lacking[0]}, …). {error}") from error
-    by_name = ((name, clip.get(name.removeprefix(STUDENT).removeprefix(TEACHER))) for name in lacking)
-    found = {name: value for name, value in by_name if value is not None}
+        raise UserError(f"{what}, and {error}") from error
+    clip = load_weights(file)
+    by_name = {name: name.split("clip_model.", 1)[1] for name in lacking}
+    found = {name: clip[short] for name, short in by_name.items() if short in clip}
     if problem := misfit({name: own[name] for name in lacking}, found):
-        raise UserError(f"{KEY}: '{weights}' is no CLIP of the architecture {architecture}: {problem}")
-    logger.info("%d entries of CLIP from %s", len(found), weights)
+        raise UserError(f"{what}, and {file} does not supply them: {problem}")
+    logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), cfg.MODEL.WEIGHTS, file)
     return found

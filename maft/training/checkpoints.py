@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 LAST = "last_checkpoint"
 FINAL = "model_final.pth"
 _NUMBERED = re.compile(r"model_\d{7}\.pth")
-_FREE = ("OUTPUT_DIR", "VIS_PERIOD", "TEST", "DATALOADER.NUM_WORKERS", "DATASETS.TEST", "SOLVER.LOG_PERIOD")
-_FREE += ("SOLVER.CHECKPOINT_PERIOD", "SOLVER.KEEP_CHECKPOINTS", "MODEL.REASON", "MODEL.WEIGHTS")
+_FREE = (
+    *("OUTPUT_DIR", "VIS_PERIOD", "TEST", "DATALOADER.NUM_WORKERS", "DATASETS.TEST", "MODEL.REASON", "MODEL.WEIGHTS"),
+    *("SOLVER.LOG_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.KEEP_CHECKPOINTS"),
+)
 """Keys, or sections, that may change between a run and its continuation without a word."""
 
 

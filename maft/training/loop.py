@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maft.errors import UserError
+from maft.modeling.segmentor import Segmentor
 from maft.training import checkpoints
 from maft.training.data import training_batches
 from maft.training.metrics import TrainingLog
@@ -35,7 +36,7 @@ Evaluate = Callable[[int], Mapping[str, Any]]
 """From the number of finished steps to metrics by name; every process calls it, the main one gets the metrics."""
 
 
-def train(cfg: CfgNode, model: nn.Module, *, resume: bool, evaluate: Evaluate | None = None) -> None:
+def train(cfg: CfgNode, model: Segmentor, *, resume: bool, evaluate: Evaluate | None = None) -> None:
     """Train a model as SOLVER says; every process of a distributed run calls it.
 
     OUTPUT_DIR gets metrics.json, a checkpoint every SOLVER.CHECKPOINT_PERIOD steps, last_checkpoint, and
@@ -43,8 +44,8 @@ def train(cfg: CfgNode, model: nn.Module, *, resume: bool, evaluate: Evaluate | 
 
     Args:
         cfg: the whole configuration.
-        model: maps a list of inputs (see `maft.data.train_mapper.TrainingMapper`) to weighted losses by name; on its
-            device, weights not loaded.
+        model: what `build_network(cfg, training=True)` returns; it maps a list of inputs (see
+            `maft.data.train_mapper.TrainingMapper`) to weighted losses by name.
         resume: continue from the last checkpoint in OUTPUT_DIR, if there is one.
         evaluate: what to do every TEST.EVAL_PERIOD steps, and in the end; None: nothing.
 
@@ -93,7 +94,7 @@ class Run:
     """Finished steps."""
 
     @classmethod
-    def start(cls, cfg: CfgNode, model: nn.Module, *, resume: bool) -> Run:
+    def start(cls, cfg: CfgNode, model: Segmentor, *, resume: bool) -> Run:
         """A run at its first step, or where the last checkpoint of OUTPUT_DIR left it."""
         last = checkpoints.last(cfg.OUTPUT_DIR)
         if last and not resume:

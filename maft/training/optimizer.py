@@ -135,7 +135,8 @@ class GradientClipper:
             Their norm together before the clipping, a scalar on their device.
         """
         with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradient], self.norm_type)
+        gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, self.norm_type)
         if self.kind == "full_model":
             nn.utils.clip_grads_with_norm_(with_gradient, self.limit, norm)
         elif self.kind == "value":
