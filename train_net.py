@@ -195,7 +195,10 @@ def _hash_if_there(path: str | Path) -> str:
 
 
 def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
-    """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key)."""
+    """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key).
+
+    A data set that has label maps only is evaluated on them in any case.
+    """
     folder = results_folder(cfg.OUTPUT_DIR, dataset)
     mapper = cfg.INPUT.DATASET_MAPPER_NAME
     if MAPPERS[mapper][0] == "segments":
@@ -204,7 +207,9 @@ def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, A
                 f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates panoptic segments, but "
                 "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
             )
-        return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+        if "pan_seg_file_name" in records[0]:
+            return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+        logger.info("%s has no panoptic annotations: evaluating class maps", dataset)
     if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
         raise UserError(
             f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates class maps, but "

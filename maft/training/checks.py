@@ -6,10 +6,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from maft.data import dataset_status
+from maft.data.specs import BUILTIN
 from maft.data.train_mapper import MAPPERS, TrainingMapper
 from maft.errors import UserError
 from maft.training.optimizer import OPTIMIZERS, GradientClipper
 from maft.training.schedule import Schedule
+
+BUILTIN_NAMES = frozenset(spec.name for spec in BUILTIN)
 
 
 def check_training(cfg: CfgNode) -> None:
@@ -25,8 +28,9 @@ def check_training(cfg: CfgNode) -> None:
     TrainingMapper.from_config(cfg)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            status = dataset_status(name)
-            if not status.present:
+            # Others may be made when they are loaded.
+            status = dataset_status(name) if name in BUILTIN_NAMES else None
+            if status and not status.present:
                 way_out = "" if key == "TRAIN" else "; or pass DATASETS.TEST () to train without evaluation"
                 lacking = status.looked_at[0] if status.looked_at else "not there"
                 raise UserError(f"DATASETS.{key}: {name}: {lacking}; {status.hint}{way_out}")
