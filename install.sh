@@ -104,8 +104,8 @@ python3-venv), or name another Python, 3.10 to 3.13, with PYTHON=..."
   fail "no Python 3.10 to 3.13 found${PYTHON:+ at PYTHON=$PYTHON}: install one, or name it with PYTHON=..."
 }
 
-packages_key() { # $1 the Python's version; $locks, everywhere below, are the requirement files
-  { echo "$LAYOUT $UV_PIN $ROOT $1"; cat "${locks[@]}"; } | digest
+packages_key() { # $1 the Python's version; $locks, everywhere below, are the requirement files, $builds constraints
+  { echo "$LAYOUT $UV_PIN $ROOT $1"; cat "${locks[@]}" "${builds[@]}"; } | digest
 }
 
 # What uv and pip print goes to the log. Pip is the way out where uv cannot be had or does not get along with the index.
@@ -134,6 +134,7 @@ make_packages() { # $1 how large they are, $2 a note for the stamp, then options
   mkdir -p "$STAMPS" || fail "$ROOT is not writable"
   stage_begin packages "Python $version, pinned packages (about $size)"
   for lock in "${locks[@]}"; do arguments+=(-r "$lock"); done
+  for lock in "${builds[@]}"; do arguments+=(-c "$lock"); done
   "$interpreter" -m venv "$VENV" >>"$LOG" 2>&1 || stage_fail "the virtual environment cannot be made"
   install_requirements "${arguments[@]}" || stage_fail "the packages cannot be installed"
   stage_end
@@ -276,6 +277,7 @@ make_reason() {
   local build="${OPENSEG_R_VLLM-}" key
   build="${build:-$(stamp_note packages)}"
   [ -n "$build" ] || { if gpu_present; then build=gpu; else build=cpu; fi; }
+  builds=(requirements-reason.constraints)
   locks=(requirements-reason.txt)
   [ "$build" = cpu ] && locks=(requirements-reason-cpu.txt)
   stamp_fits packages "$(packages_key "$version")" ||
@@ -317,7 +319,7 @@ make_segmentor() {
 # ------------------------------------------------------------------------------------------------------------------ main
 
 main() {
-  local version="" note locks=()
+  local version="" note locks=() builds=()
   # Runs beside each other (three evaluations started at once) wait for the first.
   if command -v flock >/dev/null; then
     exec 9>"$VENV.lock" || fail "$ROOT is not writable"

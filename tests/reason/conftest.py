@@ -1,0 +1,170 @@
+"""What the tests of the reasoning share: the tiny model, photographs, and two real engines that are started once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from reason.engines.vllm import VllmEngine
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: seconds instead of half a minute
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines share the cores
+    "VLLM_CPU_INT4_W4A8": "0",  # AWQ then computes what the weights stand for
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+CONTEXT = 4096
+MAX_PIXELS = 64 * 28 * 28
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that kill the shared server come last, so that it need not be started again for others."""
+    items.sort(key=lambda item: item.get_closest_marker("kills_server") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> Iterator[None]:
+    """The variables that make vLLM small and quiet, for this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen() -> ModuleType:
+    """The module that builds the tiny model (tests are not a package)."""
+    spec = importlib.util.spec_from_file_location("tiny_qwen", HERE / "tiny_qwen.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_model(environment: None, tiny_qwen: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Qwen2.5-VL."""
+    folder: Path = tiny_qwen.build(tmp_path_factory.mktemp("llm") / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_awq(tiny_model: Path, tiny_qwen: ModuleType) -> tuple[Path, Path]:
+    """Folders of the tiny model's AWQ form, and of what its rounded weights stand for, in bfloat16."""
+    folder, meant = tiny_model.with_name("tiny-AWQ"), tiny_model.with_name("tiny-rounded")
+    tiny_qwen.build_awq(folder, tiny_model, dequantised=meant)
+    return folder, meant
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with eight photographs, JPEG, 256 pixels the longer side."""
+    import skimage
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    for name in PHOTOGRAPHS:
+        with Image.open(Path(skimage.__file__).parent / "data" / name) as image:
+            image.thumbnail((256, 256))
+            image.convert("RGB").save(folder / f"{Path(name).stem}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(tiny_model: Path) -> Iterator[VllmEngine]:
+    """vLLM with the tiny model, in this process."""
+    from reason.engines import EngineOptions
+    from reason.engines.vllm import VllmEngine
+
+    engine = VllmEngine(
+        EngineOptions(model=str(tiny_model), max_model_len=CONTEXT, max_pixels=MAX_PIXELS, concurrency=4)
+    )
+    yield engine
+    engine.close()
+
+
+class Server:
+    """vLLM's own server with the tiny model, started when it is needed and again after it was killed."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        self._model, self._log = model, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def ensure(self) -> str:
+        """The address of the running server."""
+        if self.process is None or self.process.poll() is not None:
+            self._start()
+        return self.url
+
+    def _start(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/v1"
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--model", str(self._model), "--served-model-name", "tiny"]
+        command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "4", "--block-size", "32", "--enforce-eager"]
+        command += ["--enable-prompt-tokens-details", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+        command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ.copy())
+        deadline = time.monotonic() + 240
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                return
+            except OSError:
+                ended = self.process.poll() is not None
+                assert not ended and time.monotonic() < deadline, self._log.read_text(errors="replace")[-4000:]
+                time.sleep(0.5)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The shared server; a test that kills it is marked kills_server."""
+    one = Server(tiny_model, tmp_path_factory.mktemp("server") / "log")
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def vllm_server(server: Server) -> str:
+    """Address of vLLM's own server, which serves the tiny model as "tiny"."""
+    return server.ensure()

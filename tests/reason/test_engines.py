@@ -1,0 +1,229 @@
+"""The vLLM engine, the transformers engine and copies of it, for real, with the tiny model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reason.conversation import Answer, Picture, Request, Sampling, Turn
+from reason.engines import Engine, EngineGone, EngineOptions, open_engine
+from reason.engines.vllm import VllmEngine
+from reason.errors import ReasonError
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_PIXELS = 64 * 28 * 28
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=80, seed=0)
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "classes": {
+            "type": "array",
+            "items": {"type": "string", "enum": ["cat", "rocket", "cup of coffee"]},
+            "minItems": 1,
+            "maxItems": 2,
+        },
+        "why": {"type": "string", "pattern": "^[a-z ]{3,24}$"},
+    },
+    "required": ["classes", "why"],
+    "additionalProperties": False,
+}
+SYSTEM = Turn("system", "Look at the picture and name the classes that it shows, with the reason for each. " * 12)
+
+
+def picture(photos: Path, name: str, width: int = 168, height: int = 224) -> Picture:
+    """A photograph at a size that the model takes as it is: one token for 28 x 28 pixels."""
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    with Image.open(photos / f"{name}.jpg") as image:
+        image.resize((width, height)).save(stream, "PNG")
+    data = stream.getvalue()
+    tokens = (width // 28) * (height // 28)
+    return Picture(data, "image/png", width, height, hashlib.sha256(data).hexdigest(), tokens)
+
+
+def ask(key: str, shown: Picture | None, *more: Turn, sampling: Sampling = GREEDY) -> Request:
+    return Request(key, (SYSTEM, Turn("user", "Which classes?", shown), *more), SCHEMA, sampling)
+
+
+def answers(engine: Engine, requests: Iterable[Request]) -> dict[str, Answer]:
+    """Submit all, then collect until each is answered."""
+    expected = set()
+    for request in requests:
+        engine.submit(request)
+        expected.add(request.key)
+    found: dict[str, Answer] = {}
+    while found.keys() != expected:
+        batch = engine.collect()
+        assert batch and not {answer.key for answer in batch} & found.keys()
+        found.update((answer.key, answer) for answer in batch)
+    return found
+
+
+def is_of_the_form(text: str) -> bool:
+    document = json.loads(text)
+    names = SCHEMA["properties"]["classes"]["items"]["enum"]  # type: ignore[index]
+    assert text == json.dumps(document, separators=(",", ":")), "free white space"
+    return set(document) == {"classes", "why"} and set(document["classes"]) <= set(names) and len(document["why"]) <= 24
+
+
+def test_answers_have_the_form_and_the_counts(vllm_engine: VllmEngine, photos: Path) -> None:
+    shown = {name: picture(photos, name) for name in ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins")}
+    got = answers(vllm_engine, [ask(name, image) for name, image in shown.items()])
+    for name, answer in got.items():
+        assert answer.error is None and answer.finish_reason == "stop", answer
+        assert is_of_the_form(answer.text)
+        assert answer.prompt_tokens > shown[name].tokens and 0 < answer.completion_tokens <= GREEDY.max_tokens
+    assert len({answer.text for answer in got.values()}) > 1, "the picture plays no part"
+    assert vllm_engine.info.engine == "vllm" and vllm_engine.info.model == "tiny"
+    assert vllm_engine.collect() == [] and vllm_engine.collect(0.1) == []
+
+
+def test_a_picture_counts_as_many_tokens_as_it_says(vllm_engine: VllmEngine, photos: Path) -> None:
+    small, large = picture(photos, "coffee", 56, 56), picture(photos, "coffee", 224, 224)
+    got = answers(vllm_engine, [ask("small", small), ask("large", large)])
+    assert got["large"].prompt_tokens - got["small"].prompt_tokens == large.tokens - small.tokens == 60
+
+
+def test_what_conversations_share_is_computed_once(vllm_engine: VllmEngine, photos: Path) -> None:
+    """The constant text for every picture, and a picture for the next question about it."""
+    answers(vllm_engine, [ask("warm", picture(photos, "rocket"))])
+    shown = picture(photos, "motorcycle_left")
+    first = answers(vllm_engine, [ask("first", shown)])["first"]
+    constant = first.prompt_tokens - shown.tokens
+    assert first.cached_tokens is not None and constant - 64 < first.cached_tokens <= constant
+    turns = Turn("assistant", first.text), Turn("user", "And why?")
+    second = answers(vllm_engine, [ask("second", shown, *turns)])["second"]
+    assert second.cached_tokens is not None and second.cached_tokens > first.prompt_tokens - 32
+    # Another picture is another conversation from there on.
+    other = answers(vllm_engine, [ask("other", picture(photos, "rocket", 140), *turns)])["other"]
+    assert other.cached_tokens is not None and other.cached_tokens <= constant
+
+
+def test_requests_join_while_others_are_answered(vllm_engine: VllmEngine, photos: Path) -> None:
+    shown = picture(photos, "astronaut")
+    long = replace(GREEDY, max_tokens=200, temperature=1.0)
+    vllm_engine.submit(Request("long", (SYSTEM, Turn("user", "Tell.", shown)), None, long))
+    order = []
+    vllm_engine.submit(ask("0", shown))
+    while len(order) < 5:
+        for answer in vllm_engine.collect():
+            order.append(answer.key)
+            if answer.key.isdigit() and int(answer.key) < 3:
+                vllm_engine.submit(ask(str(int(answer.key) + 1), shown))
+    assert order.index("long") > order.index("0"), "a short request waited for a long one"
+
+
+def test_sampling_follows_its_seed(vllm_engine: VllmEngine, photos: Path) -> None:
+    shown = picture(photos, "camera")
+    warm = [replace(GREEDY, temperature=1.0, seed=seed) for seed in (5, 5, 6)]
+    got = answers(vllm_engine, [ask(str(number), shown, sampling=how) for number, how in enumerate(warm)])
+    assert got["0"].text == got["1"].text != got["2"].text
+
+
+def test_a_request_that_cannot_be_answered_costs_itself_only(vllm_engine: VllmEngine, photos: Path) -> None:
+    shown = picture(photos, "chelsea")
+    too_long = Request("long", (SYSTEM, Turn("user", "Describe it. " * 4000, shown)), SCHEMA, GREEDY)
+    no_form = Request("form", (SYSTEM, Turn("user", "Describe.", shown)), {"type": "no such type"}, GREEDY)
+    broken = ask("broken", replace(shown, data=shown.data[:200], uuid="broken"))
+    cut = ask("cut", shown, sampling=replace(GREEDY, max_tokens=3))
+    got = answers(vllm_engine, [too_long, no_form, broken, cut, ask("fine", shown)])
+    for key in ("long", "form", "broken"):
+        assert got[key].error and got[key].text == "" and "\n" not in got[key].error, got[key]
+    assert "4096" in str(got["long"].error)
+    assert got["cut"].finish_reason == "length" and got["cut"].error is None
+    assert got["fine"].error is None and is_of_the_form(got["fine"].text)
+
+
+def test_awq_weights_answer_like_what_they_stand_for(tiny_awq: tuple[Path, Path], photos: Path, tmp_path: Path) -> None:
+    """In a process of its own, which is also killed by its own fault at the end: the engine is then gone."""
+    shown = picture(photos, "coffee")
+    (tmp_path / "coffee.png").write_bytes(shown.data)
+    code = f"""
+import dataclasses, json, sys
+from pathlib import Path
+from reason.conversation import Picture, Request, Sampling, Turn
+from reason.engines import EngineGone, EngineOptions, open_engine
+data = Path({str(tmp_path / "coffee.png")!r}).read_bytes()
+shown = Picture(data, "image/png", 168, 224, "coffee", 48)
+turns = (Turn("system", "Look."), Turn("user", "Which?", shown))
+request = Request("one", turns, json.loads({json.dumps(SCHEMA)!r}), Sampling(0.0, 1.0, 80, 0))
+for folder in {[str(folder) for folder in tiny_awq]!r}:
+    engine = open_engine("vllm", EngineOptions(folder, max_model_len=2048, max_pixels={MAX_PIXELS}, concurrency=2,
+                                               dtype="bfloat16"))
+    engine.submit(request)
+    [answer] = engine.collect()
+    print(json.dumps([engine.info.model, answer.text, answer.finish_reason]))
+    engine.submit(dataclasses.replace(request, key="two"))
+    def fail(*_):
+        raise RuntimeError("device lost")
+    engine._engine.step = fail
+    for ask in (engine.collect, lambda: engine.submit(request)):
+        try:
+            ask()
+        except EngineGone as gone:
+            print(json.dumps(str(gone)))
+    engine.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '["']
+    (awq, awq_text, awq_end), gone, again, (rounded, rounded_text, rounded_end), *_ = lines
+    assert (awq, rounded, awq_end, rounded_end) == ("tiny-AWQ", "tiny-rounded", "stop", "stop")
+    assert awq_text == rounded_text and is_of_the_form(awq_text)
+    assert "device lost" in gone and gone == again
+
+
+def test_copies_share_the_work_and_end_together(tiny_model: Path, photos: Path) -> None:
+    """Two copies of the model in two processes; transformers, because it starts sooner. Then one of them is killed."""
+    options = EngineOptions(model=str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=2048, data_parallel=2)
+    engine = open_engine("transformers", options)
+    assert engine.capacity == 2 and engine.info.engine == "transformers"
+    names = ("astronaut", "chelsea", "coffee")
+    got = answers(engine, [ask(name, picture(photos, name, 112, 112)) for name in names])
+    assert all(answer.error is None and is_of_the_form(answer.text) for answer in got.values())
+    again = answers(engine, [ask("again", picture(photos, "coffee", 112, 112))])["again"]
+    assert again.text == got["coffee"].text
+    pid = engine._processes[0].pid  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineGone, match="copy 0 of 2 is gone"):
+        answers(engine, [ask(f"late {name}", picture(photos, name, 112, 112)) for name in names])
+    engine.close()
+    assert not any(process.is_alive() for process in engine._processes)  # type: ignore[attr-defined]
+
+
+def test_transformers_samples_and_refuses(tiny_model: Path, photos: Path) -> None:
+    options = EngineOptions(model=str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=2048)
+    engine = open_engine("transformers", options)
+    shown = picture(photos, "coffee", 112, 112)
+    how = replace(GREEDY, temperature=1.0, seed=5)
+    requests = [ask("a", shown, sampling=how), ask("b", shown, sampling=how)]
+    requests.append(Request("long", (Turn("user", "Describe it. " * 4000),), None, GREEDY))
+    requests.append(Request("free", (Turn("user", "Hello."),), None, replace(GREEDY, max_tokens=5)))
+    got = answers(engine, requests)
+    assert got["a"].text == got["b"].text and is_of_the_form(got["a"].text)
+    assert got["a"].cached_tokens is None and got["a"].finish_reason == "stop"
+    assert got["free"].finish_reason == "length" and got["free"].completion_tokens == 5
+    assert got["long"].error and "2048" in got["long"].error
+    engine.close()
+    with pytest.raises(EngineGone):
+        engine.submit(requests[0])
+
+
+def test_what_a_model_cannot_do_is_said_before_it_is_loaded(tiny_awq: tuple[Path, Path]) -> None:
+    awq = EngineOptions(model=str(tiny_awq[0]), max_pixels=MAX_PIXELS)
+    with pytest.raises(ReasonError, match="does not read awq weights"):
+        open_engine("transformers", awq)
+    with pytest.raises(ReasonError, match="cannot be shared by 3 GPUs"):
+        open_engine("vllm", replace(awq, tensor_parallel=3))
