@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.jsonfile import write_text
 from reason.triplets import find_image_file, load_image
-from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
+from reason.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -329,17 +330,6 @@ def score_document(score: Score) -> dict[str, Any]:
         "outside_vocabulary": dict(score.outside.most_common()),
         "missing": list(score.missing),
     }
-
-
-def read_vocabulary(text: str) -> Vocabulary:
-    """The classes that --vocabulary gives: the name of a benchmark's, a file, or a list of classes.
-
-    Raises:
-        VocabularyError: no class, a class twice, or a file that cannot be read.
-    """
-    if Path(text).suffix.lower() in (".json", ".txt") or text in known_vocabularies() or Path(text).is_file():
-        return load_vocabulary(text)
-    return parse_vocabulary(text)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -17,17 +17,18 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.images import PictureError, check_stems, list_images, load_picture
 from reason.jsonfile import JsonError, read_json, write_text
-from reason.score import named_classes, read_vocabulary
+from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image
 from reason.vocabulary import Vocabulary
 
 PAGES = Path(__file__).resolve().parent / "pages"
 SHOWN_PIXELS = 900 * 900
 THUMBNAIL_PIXELS = 240 * 180
-_OWN_FIELDS = ("description", "candidates", "alignment", "failures")
+_OWN_FIELDS = ("description", "candidates", "alignment", "attempts")
 """Fields beside the reasons that the page shows in a form of their own; the others are listed as they are."""
 
 
@@ -57,13 +58,15 @@ def find_shown(image: Path, results: Path) -> Shown:
     file = find_image_file([results], image.name)
     if file is not None:
         triplet = load_image(file)
-        return Shown(image, triplet, _failures(triplet.extra))
+        attempts = _objects(triplet.extra.get("attempts"))
+        return Shown(image, triplet, tuple(attempt for attempt in attempts if attempt.get("problem")))
     record = results / ".reason" / "failed" / f"{image.stem}.json"
     try:
         document = read_json(record) if record.is_file() else None
     except JsonError as error:
         raise ReasonError(f"{record}: {error}") from error
-    return Shown(image, None, _failures(document), document is not None)
+    failures = document.get("failures") if isinstance(document, dict) else None
+    return Shown(image, None, _objects(failures), document is not None)
 
 
 def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None) -> str:
@@ -83,6 +86,7 @@ def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None
     picture = load_picture(shown.image, max_pixels=SHOWN_PIXELS)
     description = extra.get("description")
     rows = _rows({key: value for key, value in extra.items() if key not in _OWN_FIELDS})
+    rows += _usage(_objects(extra.get("attempts")))
     document = image_document(triplet) if triplet else {"failures": list(shown.failures)}
     return _template("image.html").substitute(
         title=escape(shown.image.stem),
@@ -171,7 +175,7 @@ def _attempts(failures: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for failure in failures:
         step, attempt, problem = (escape(str(failure.get(key) or "")) for key in ("step", "attempt", "problem"))
-        text = failure.get("answer_text")
+        text = failure.get("answer") or failure.get("answer_text")
         answer = f"<details><summary>answer</summary><pre>{escape(str(text))}</pre></details>" if text else ""
         rows.append(f"<tr><td>{step}</td><td>{attempt}</td><td>{problem}{answer}</td></tr>")
     head = "<tr><th>step</th><th>attempt</th><th>problem</th></tr>"
@@ -179,9 +183,8 @@ def _attempts(failures: Sequence[Mapping[str, Any]]) -> str:
     return f"<section><h2>Answers that could not be used</h2>{table}</section>"
 
 
-def _failures(document: Any) -> tuple[Mapping[str, Any], ...]:
-    failures = document.get("failures") if isinstance(document, Mapping) else None
-    return tuple(entry for entry in failures if isinstance(entry, Mapping)) if isinstance(failures, list) else ()
+def _objects(values: Any) -> tuple[Mapping[str, Any], ...]:
+    return tuple(entry for entry in values if isinstance(entry, Mapping)) if isinstance(values, list) else ()
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -193,6 +196,18 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif value not in (None, "", []):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             rows.append((f"{prefix}{key}".replace("_", " "), text))
+    return rows
+
+
+def _usage(attempts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(name, value) texts of what each answer took."""
+    rows = []
+    for attempt in attempts:
+        numbers = {name: attempt.get(f"{name}_tokens") for name in ("prompt", "cached", "completion")}
+        tokens = ", ".join(f"{number} {name}" for name, number in numbers.items() if number is not None)
+        drawn = f"temperature {attempt.get('temperature')}, {attempt.get('finish_reason')}"
+        step = " ".join(str(attempt[key]) for key in ("step", "part") if attempt.get(key))
+        rows.append((f"{step}, attempt {attempt.get('attempt')}", f"{tokens} tokens; {drawn}"))
     return rows
 
 

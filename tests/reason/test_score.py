@@ -156,7 +156,7 @@ def test_command_line(animals: tuple[Path, Path], tmp_path: Path, capsys: pytest
     words = ("--results", animals[0], "--labels", animals[1], "--vocabulary", "cat, dog, bird")
     assert command(*words, "--json", output) == 0
     document = json.loads(output.read_text())
-    assert document == score_document(score_folder(*animals, ANIMALS)) | {"vocabulary": "custom"}
+    assert document == score_document(score_folder(*animals, ANIMALS)) | {"vocabulary": "cat-dog-bird"}
     assert document["micro"] == {"recall": 0.8, "precision": 4 / 6, "shown": 5, "named": 6, "both": 4}
     assert "80.0%" in capsys.readouterr().out
     assert command(*words, "--min-share", 1.5) == 2

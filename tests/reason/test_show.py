@@ -80,7 +80,17 @@ def results(tmp_path: Path) -> Path:
             {"written": "kitty", "class": "cat", "similarity": 0.75, "how": "embedding"},
             {"written": HOSTILE, "class": None, "similarity": 0.125, "how": "none"},
         ],
-        "failures": [failure],
+        "attempts": [
+            {"step": "description", "part": None, "attempt": 1, "problem": None, "prompt_tokens": 4711},
+            {
+                "step": "reasons",
+                "part": 2,
+                "attempt": 1,
+                "problem": HOSTILE,
+                "answer": HOSTILE,
+                "finish_reason": HOSTILE,
+            },
+        ],
         "provenance": {"model": HOSTILE, "sampling": {"temperature": 0.3}},
     }
     plain = {"reasoning": {"map_class_reason": {"dog": {"reason3": ["tail"]}}}}
@@ -118,9 +128,20 @@ def test_everything_is_shown_and_escaped(images: Path, results: Path, tmp_path: 
     shown = " ".join(HOSTILE.split())
     # Description, candidate, category, attribute, class, problem, answer, model; quoted as JSON in the whole file.
     assert page.text.count(shown) >= 8
-    for text in ("kitty", "0.75", "embedding", "none near enough", "whiskers", "pet", "temperature", "0.3"):
+    for text in (
+        "kitty",
+        "0.75",
+        "embedding",
+        "none near enough",
+        "whiskers",
+        "pet",
+        "sampling.temperature",
+        "0.3",
+        "4711 prompt",
+    ):
         assert text in page.text, text
     assert page.text.count("not in the vocabulary") == 1
+    assert len(page.all("details")) == 2, "the answer that was no use, and the whole file"
     assert [round(float(str(meter["value"])), 3) for meter in page.all("meter")] == [0.75, 0.125]
     (picture,) = page.all("img")
     data = base64.b64decode(str(picture["src"]).split(",", 1)[1], validate=True)
