@@ -28,7 +28,7 @@ def add_what(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--vocabulary",
         required=True,
         metavar="V",
-        help="a benchmark (voc20, pc59, ade150, pc459, ade847), a file (.json, or .txt of one class a line), or a list: "
+        help="benchmark (voc20, pc59, ade150, pc459, ade847), file (.json, or .txt of one class a line), or list: "
         '"cat, dog, sofa", with synonyms "cat, kitten; dog, puppy"',
     )
     return group
