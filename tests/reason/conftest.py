@@ -139,7 +139,7 @@ class Server:
         command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ.copy())
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
