@@ -153,7 +153,7 @@ class EmbeddingAligner:
         # Rounded, so that the last bits, which vary with batch and machine, decide nothing.
         similarities = (self._rows @ row).round(4)
         best = int(similarities.argmax())
-        similarity = float(similarities[best])
+        similarity = round(float(similarities[best]), 4)
         if similarity < self._threshold:
             return Alignment(written, None, similarity, "none")
         return Alignment(written, self._classes[self._owner[best]], similarity, "embedding")
@@ -204,12 +204,15 @@ def _load(model: str) -> tuple[Any, str]:
     place = find_model(model)
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise ReasonError(
             f"--aligner {model}: sentence-transformers is not installed ({error}); run: bash install.sh reason, "
             "or choose --aligner none, which compares spellings only"
         ) from error
     _log.info("class aligner: %s", place)
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # of a model that loads at once
     try:
         loaded = SentenceTransformer(place, device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -217,6 +220,9 @@ def _load(model: str) -> tuple[Any, str]:
         raise ReasonError(
             f"--aligner {model}: no sentence-transformers model can be loaded from it ({first}); give its folder"
         ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
     return loaded, _weights_hash(loaded)
 
 
