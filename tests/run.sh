@@ -1,12 +1,34 @@
 #!/usr/bin/env bash
-# Sets the environment up where that is still to be done, then checks style and types and runs the tests.
-# Arguments go to pytest: bash tests/run.sh tests/text -k templates
+# Sets the environments up where that is still to be done, then checks style and types and runs the tests: those of the
+# reasoning (tests/reason) in .venv-reason, all others in .venv.
+# Arguments go to pytest; paths among them choose the environment: bash tests/run.sh tests/text -k templates
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+words=() segmentor=() reasoning=()
+previous=""
+for word in "$@"; do
+  path="${word%%::*}" && path="${path#"$PWD/"}" && path="${path#./}" && path="${path%/}"
+  case "$previous" in
+    -[kmpnoc]) path="" ;; # the word is this option's value, not a path
+  esac
+  case "$path" in
+    tests/reason | tests/reason/*) reasoning+=("$word") ;;
+    tests) segmentor+=("$word") && reasoning+=(tests/reason) ;;
+    tests/*) segmentor+=("$word") ;;
+    *) words+=("$word") ;;
+  esac
+  previous="$word"
+done
+if [ ${#segmentor[@]} -eq 0 ] && [ ${#reasoning[@]} -eq 0 ]; then
+  segmentor=(tests) reasoning=(tests/reason)
+fi
+
 bash install.sh || exit 1
+[ ${#reasoning[@]} -eq 0 ] || bash install.sh reason || exit 1
 python=.venv/bin/python
 failed=()
+ran=0
 
 check() { # $1 its name, then the command
   local name="$1" start=$SECONDS
@@ -16,20 +38,30 @@ check() { # $1 its name, then the command
   printf '%s\n' "-- $name: $((SECONDS - start)) s"
 }
 
-# Tests that need a GPU are left out, and said to be, where there is none.
-markers=()
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  markers=(-m "not gpu")
-fi
+run_tests() { # $1 the Python of an environment, then pytest's arguments
+  local markers=() status
+  # Tests that need a GPU are left out, and said to be, where there is none.
+  if ! "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    markers=(-m "not gpu")
+    echo "(without those marked gpu: no GPU here)"
+  fi
+  "$1" -m pytest "${markers[@]}" "${@:2}"
+  status=$?
+  # 5: of these paths nothing is left by -k or -m, which is an error only if that holds for both environments.
+  [ "$status" -eq 5 ] || ran=1
+  [ "$status" -eq 0 ] || [ "$status" -eq 5 ]
+}
 
 check ruff "$python" -m ruff check .
 check mypy "$python" -m mypy
-start=$SECONDS
-printf '\n%s\n' "== pytest${markers[*]:+ (without those marked gpu: no GPU here)}"
-"$python" -m pytest "${markers[@]}" "$@"
-status=$?
+if [ ${#segmentor[@]} -gt 0 ]; then
+  check "pytest, segmentor" run_tests "$python" --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
+fi
+if [ ${#reasoning[@]} -gt 0 ]; then
+  check "pytest, reasoning" run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}"
+fi
+[ "$ran" = 1 ] || failed+=("no test ran")
 if [ ${#failed[@]} -gt 0 ]; then
-  echo "failed beside pytest: ${failed[*]}" >&2
+  printf 'failed: %s\n' "${failed[@]}" >&2
   exit 1
 fi
-exit "$status"

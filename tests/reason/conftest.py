@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -138,7 +139,7 @@ class Server:
         command += ["--enable-prompt-tokens-details", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
         command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ.copy())
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 400
         while True:
             try:
@@ -150,9 +151,10 @@ class Server:
                 time.sleep(0.5)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it and its engine's process at once, as a machine that fails would."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
