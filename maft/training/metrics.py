@@ -45,7 +45,7 @@ class TrainingLog:
             write_aside(self.path, lambda stream: stream.write(text.encode()))
         self._losses: list[dict[str, Tensor]] = []
         self._data_seconds = 0.0
-        self._since = self._began = time.perf_counter()
+        self._since, self._began = time.perf_counter(), 0.0
 
     def evaluated(self, iteration: int) -> bool:
         """Whether an evaluation after `iteration` steps is in the log."""
@@ -96,6 +96,8 @@ class TrainingLog:
         self._losses.clear()
         self._data_seconds = 0.0
         self._since = time.perf_counter()
+        # From the first step on: what was prepared before does not come again.
+        self._began = self._began or self._since
 
     def write_evaluation(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Write the metrics of an evaluation after `iteration` steps."""
