@@ -1,0 +1,297 @@
+"""Trains the CLIP of the mini world, contrastively, on regions of its pictures and captions of them.
+
+    python -m tools.mini.train_clip [--seed 0] [--output out/mini/clip.safetensors]
+
+Regions are pooled from the dense features as in the segmentor, since that is what they are for: masks at stride 32,
+then the trunk's head and CLIP's projection. Two losses add up. One is CLIP's: regions against the sayings of a batch,
+both ways, with equal weight on all that is true (several regions may be red). The other asks every region which of all
+kinds and which of all values of every axis it has, each option a caption. Nothing here reads validation pictures;
+`tools.mini.clip_report` says what was learned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from maft.errors import UserError
+from maft.meta_parts import CLIP_CONFIG_DIR
+from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
+from maft.modeling.classify import MAX_LOGIT_SCALE
+from maft.modeling.layers import mask_pool
+from tools.mini import clip_rows
+from tools.mini.clip_rows import Facts, Saying
+from tools.mini.scenes import Scene, Segment, clip_training_scene
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURE = "mini"
+"""The model config below configs/clip/."""
+
+PIXEL_MEAN, PIXEL_STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
+"""As in configs/base.yaml."""
+
+_MASK_STRIDE = 4
+_SMALLEST_REGION = 300
+"""Pixels; of less, hardly anything is left at stride 32."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the mini CLIP is trained.
+
+    Attributes:
+        seed: of initial weights, order, flips and captions; the pictures are always the same.
+        iterations: steps.
+        batch: pictures a step.
+        scenes: different pictures.
+        rate: largest learning rate; it rises linearly over `warmup` steps and falls to zero as a cosine.
+        warmup: steps.
+        weight_decay: of matrices, embeddings apart.
+        layer_scale: initial value of the trunk's, which is made for far longer trainings.
+        logit_scale: initial inverse temperature.
+    """
+
+    seed: int = 0
+    iterations: int = 900
+    batch: int = 12
+    scenes: int = 2500
+    rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 0.02
+    layer_scale: float = 0.5
+    logit_scale: float = 14.0
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A picture for training.
+
+    pixels: (3, H, W) uint8 RGB. masks: (N, H / 4, W / 4) uint8, how many of a cell's 16 pixels belong to each region.
+    segments: the N regions. facts: (N, F).
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    segments: tuple[Segment, ...]
+    facts: Facts
+
+
+def regions_of(scene: Scene) -> Regions:
+    """The regions of a scene that are large enough."""
+    segments = tuple(segment for segment in scene.segments if segment.area >= _SMALLEST_REGION)
+    member = np.stack([scene.panoptic == segment.id for segment in segments])
+    count, height, width = member.shape
+    cells = member.reshape(count, height // _MASK_STRIDE, _MASK_STRIDE, width // _MASK_STRIDE, _MASK_STRIDE)
+    return Regions(
+        torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(),
+        torch.from_numpy(cells.sum(axis=(2, 4), dtype=np.uint8)),
+        segments,
+        np.stack([clip_rows.facts_of(segment.kind, segment.thing, segment.attributes) for segment in segments]),
+    )
+
+
+class RegionClip(nn.Module):
+    """The mini CLIP, as the segmentor uses it: one feature a region, one a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        register_clip_configs(CLIP_CONFIG_DIR)
+        self.backbone = CLIPBackbone(build_clip(ARCHITECTURE), ARCHITECTURE)
+        self._tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(ARCHITECTURE)
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(-1, 1, 1), persistent=False)
+
+    @property
+    def clip(self) -> nn.Module:
+        """The open_clip model."""
+        return self.backbone.clip_model
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature."""
+        return self.backbone.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    def encode_regions(self, pixels: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """Features of the regions of a batch (NUMERICS.md, "CLIP logits").
+
+        Args:
+            pixels: (B, 3, H, W) RGB in [0, 255].
+            masks: a picture's (N, H / 4, W / 4), as in `Regions`.
+
+        Returns:
+            (sum of N, E), L2-normalised.
+        """
+        normal = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        dense = self.backbone(normal)["clip_vis_dense"]
+        pooled = []
+        for features, counts in zip(dense, masks, strict=True):
+            logits = counts.float()[None] * (2 / _MASK_STRIDE**2) - 1
+            small = F.interpolate(logits, size=features.shape[-2:], mode="bilinear", align_corners=False)
+            pooled.append(mask_pool(features[None], small)[0])
+        return F.normalize(self.backbone.embed(torch.cat(pooled)), dim=-1)
+
+    def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """(N, E), L2-normalised; padding beyond the longest sentence is left out, which changes nothing."""
+        tokens = self._tokenizer(list(sentences)).to(self.mean.device)
+        ends = tokens.argmax(dim=-1)
+        length = int(ends.max()) + 1
+        clip: Any = self.clip
+        hidden = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+        hidden = clip.transformer(hidden, attn_mask=clip.attn_mask[:length, :length])
+        pooled = clip.ln_final(hidden[torch.arange(len(tokens), device=tokens.device), ends])
+        return F.normalize(pooled @ clip.text_projection, dim=-1)
+
+    def encode_sayings(self, sayings: Sequence[Saying]) -> Tensor:
+        """(N, E) classifier rows: the averages over the sentences of every saying, L2-normalised."""
+        features = self.encode_sentences([sentence for saying in sayings for sentence in saying.sentences])
+        owner = [index for index, saying in enumerate(sayings) for _ in saying.sentences]
+        rows = features.new_zeros(len(sayings), features.shape[1])
+        return F.normalize(rows.index_add(0, torch.tensor(owner, device=rows.device), features), dim=-1)
+
+
+def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
+    """CLIP's loss where several pairs of a row or column may be true: cross entropy against who may have said what.
+
+    A saying that is true of n regions was said of each with equal probability, 1 / n. So the vaguer a true saying, the
+    less a region points to it: a name that tells nothing must lose against the right one.
+
+    Args:
+        logits: (N regions, M sayings).
+        true: the same, bool; every region has a true saying, a saying that is true of none counts as a negative only.
+    """
+    weights = true.to(logits.dtype)
+    said = weights.sum(dim=0)
+    of_sayings = weights / said.clamp(min=1)
+    of_regions = of_sayings / of_sayings.sum(dim=1, keepdim=True)
+    rows = (of_regions * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    columns = (of_sayings * logits.log_softmax(dim=0))[:, said > 0].sum(dim=0).mean()
+    return -(rows + columns)
+
+
+def question_loss(features: Tensor, options: Sequence[Tensor], facts: Tensor, scale: Tensor) -> Tensor:
+    """Mean over questions of the cross entropy of the regions that have an answer.
+
+    Args:
+        features: (N, E) of regions, normalised.
+        options: a question's (choices, E) rows, in the order of the columns of `facts`.
+        facts: (N, questions), the answer's place or -1.
+        scale: inverse temperature.
+    """
+    losses = [
+        F.cross_entropy(scale * features[answer >= 0] @ rows.T, answer[answer >= 0])
+        for rows, answer in zip(options, facts.T, strict=True)
+        if (answer >= 0).any()
+    ]
+    return torch.stack(losses).mean()
+
+
+def step_loss(model: RegionClip, batch: Sequence[Regions], rng: np.random.Generator) -> Tensor:
+    """Both losses of a batch of pictures, each flipped or not."""
+    flips = rng.random(len(batch)) < 0.5
+    pixels = [sample.pixels.flip(-1) if flip else sample.pixels for sample, flip in zip(batch, flips, strict=True)]
+    masks = [sample.masks.flip(-1) if flip else sample.masks for sample, flip in zip(batch, flips, strict=True)]
+    features = model.encode_regions(torch.stack(pixels).to(model.mean), masks)
+    facts = np.concatenate([sample.facts for sample in batch])
+    segments = [segment for sample in batch for segment in sample.segments]
+    sayings = [clip_rows.say(segment, rng) for segment in segments]
+    sayings += [clip_rows.say_of_look_alike(segment, rng) for segment in segments]
+    contrast = contrastive_loss(
+        model.scale * features @ model.encode_sayings(sayings).T, clip_rows.truth(facts, sayings).to(features.device)
+    )
+    asked = clip_rows.questions(rng)
+    rows = model.encode_sentences([sentence for options in asked for sentence in options])
+    options = rows.split([len(options) for options in asked])
+    return contrast + question_loss(features, options, torch.from_numpy(facts).to(features.device), model.scale)
+
+
+def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[float]]:
+    """Train the mini CLIP.
+
+    Returns:
+        the model on the CPU, in evaluation mode, and the loss of every step.
+    """
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    model = _new_model(recipe).to(device).train()
+    optimizer = _optimizer(model, recipe)
+    scenes = tqdm(range(recipe.scenes), desc="drawing", disable=recipe.scenes < 200)
+    samples = [regions_of(clip_training_scene(number)) for number in scenes]
+    losses = []
+    for step in tqdm(range(recipe.iterations), desc="training CLIP", disable=recipe.iterations < 50):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate * _rate(step, recipe)
+        batch = [samples[place] for place in rng.integers(len(samples), size=recipe.batch)]
+        loss = step_loss(model, batch, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"the loss is {losses[-1]} at step {step}; use a smaller --rate")
+    return model.cpu().eval(), losses
+
+
+def _new_model(recipe: Recipe) -> RegionClip:
+    model = RegionClip()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(recipe.layer_scale)
+        model.backbone.logit_scale.fill_(math.log(recipe.logit_scale))
+    return model
+
+
+def _optimizer(model: RegionClip, recipe: Recipe) -> torch.optim.Optimizer:
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        (free if parameter.ndim < 2 or "embedding" in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    return min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / recipe.iterations))
+
+
+def save_clip(model: RegionClip, path: Path) -> None:
+    """Write the CLIP under open_clip's own names, float32; aside first, then in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}, aside)
+    aside.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--iterations", type=int, default=Recipe.iterations)
+    parser.add_argument("--output", type=Path, default=Path("out/mini/clip.safetensors"))
+    options = parser.parse_args(arguments)
+    recipe = Recipe(seed=options.seed, iterations=options.iterations)
+    start = time.perf_counter()
+    model, losses = train_clip(recipe)
+    save_clip(model, options.output)
+    last = sum(losses[-50:]) / len(losses[-50:])
+    print(f"{options.output}: loss {last:.3f} after {len(losses)} steps, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
