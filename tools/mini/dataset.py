@@ -9,6 +9,8 @@ prepared.json                 what made the folder
 and for "val", for every observer of `observer.LEVELS`:
 generic_reason/<observer>.json           MODEL.TEST_CLASS_REASON_JSON
 image_reason/<observer>/mini/<stem>.json     MODEL.REASON_DIR is image_reason/<observer>, MODEL.REASON_DATA is mini
+and, to tell what the mere list of a picture's classes is worth:
+image_reason/list-only/mini/<stem>.json      the default observer's classes, each with its generic reason
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ PREFIX = "mini_"
 SPLITS: tuple[Split, ...] = ("train", "val")
 COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120}
 REASON_DATA = "mini"
+LIST_ONLY = "list-only"
+"""In place of an observer's name: its classes of a picture, each with its generic reason."""
+
 _SOURCES = ("world.py", "drawing.py", "scenes.py", "observer.py", "dataset.py")
 
 
@@ -228,9 +233,7 @@ def _write_split(layout: Layout, count: int) -> None:
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         annotations.append({"image_id": number, "file_name": name, "segments_info": _segments_info(scene)})
         if split == "val":
-            for level, rates in observer.LEVELS.items():
-                triplet = observer.observe_scene(scene, classes, rates, number)
-                dump_image(triplet, layout.reason_dir(level) / REASON_DATA / f"{Path(name).stem}.json")
+            _observe(layout, scene, number, f"{Path(name).stem}.json")
     if split == "val":
         for level, rates in observer.LEVELS.items():
             dump_generic(observer.observe_classes(classes, rates), layout.generic_reason(level))
@@ -239,6 +242,18 @@ def _write_split(layout: Layout, count: int) -> None:
     ]
     document = {"images": images, "annotations": annotations, "categories": categories}
     layout.panoptic_json.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _observe(layout: Layout, scene: Scene, number: int, name: str) -> None:
+    """Write every observer's reasons for one picture."""
+    classes = classes_of("val")
+    for level, rates in observer.LEVELS.items():
+        triplet = observer.observe_scene(scene, classes, rates, number)
+        dump_image(triplet, layout.reason_dir(level) / REASON_DATA / name)
+        if level == observer.DEFAULT_LEVEL:
+            generic = observer.observe_classes(classes, rates)
+            listed = replace(triplet, reasons={listed: generic[listed] for listed in triplet.reasons})
+            dump_image(listed, layout.reason_dir(LIST_ONLY) / REASON_DATA / name)
 
 
 def _segments_info(scene: Scene) -> list[dict[str, Any]]:

@@ -1,0 +1,67 @@
+"""The mini world: `prepare` draws it, `evaluate` runs every method on it, `report` writes the page again.
+
+python -m tools.mini evaluate                       what bash eval_reason_base.sh mini calls
+python -m tools.mini evaluate --observer-sweep      with other observers, too
+python -m tools.mini evaluate -- MODEL.WEIGHTS mine.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from maft.errors import UserError, run_command
+from tools.benchmarks import parse_overrides
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    cut = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:cut])
+
+    def body() -> None:
+        from tools.mini.dataset import Layout, default_root, prepare
+
+        if options.command == "prepare":
+            for layout in prepare().values():
+                print(layout.folder)
+        elif options.command == "evaluate":
+            from tools.mini.run import run
+
+            try:
+                overrides = parse_overrides(words[cut + 1 :])
+            except ValueError as error:
+                raise UserError(f"after --: {error}") from error
+            run(options.output, overrides, resume=options.resume, sweep=options.observer_sweep)
+        else:
+            from tools.mini.report import write_report
+
+            print(write_report(Layout(default_root(), "val"), options.output, options.output / "report.html"))
+
+    return run_command(body, debug=options.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    placed = argparse.ArgumentParser(add_help=False)
+    placed.add_argument("--output", type=Path, default=Path("out/mini"), help="default: out/mini")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.mini", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("prepare", parents=[common], help="draw training and validation pictures")
+    evaluate = commands.add_parser(
+        "evaluate", parents=[common, placed], help="evaluate, print the table, write the report"
+    )
+    evaluate.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
+    evaluate.add_argument("--observer-sweep", action="store_true", help="also evaluate with other observers")
+    commands.add_parser("report", parents=[common, placed], help="write the page of what was evaluated")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

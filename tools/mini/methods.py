@@ -1,0 +1,66 @@
+"""The ways in which the mini world is evaluated: one network, whose classifier rows come from different texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
+from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+
+CONFIG_PLAIN = "configs/mini/eval.yaml"
+CONFIG_REASON = "configs/mini/eval_reason.yaml"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One evaluation.
+
+    Attributes:
+        name: its folder below the output, and its key in results.json.
+        title: for people.
+        reasons: with reasons (architecture MAFT_Plus_Reason) or class names alone.
+        keys: KEY VALUE pairs beside the configuration file's.
+        shown: the report shows its predictions.
+    """
+
+    name: str
+    title: str
+    reasons: bool
+    keys: Mapping[str, str] = field(default_factory=dict)
+    shown: bool = False
+
+
+def main_methods(layout: Layout) -> tuple[Method, ...]:
+    """What results.json lists: without reasons, with generic ones, with those of the picture, in both modes."""
+    specific = _image(layout, DEFAULT_LEVEL)
+    return (
+        Method("names", "names only", reasons=False, shown=True),
+        Method("generic", "generic reasons", True, _generic(layout, DEFAULT_LEVEL), shown=True),
+        Method("image", "image-specific reasons", True, specific, shown=True),
+        Method("image_aligned", "image-specific, aligned", True, {**specific, "MODEL.REASON.MODE": "aligned"}),
+    )
+
+
+def sweep_methods(layout: Layout) -> tuple[Method, ...]:
+    """Other observers, from faultless to poor, and the default one's list of classes with generic reasons."""
+    methods = []
+    for level in LEVELS:
+        if level != DEFAULT_LEVEL:
+            methods.append(Method(f"generic@{level}", "generic reasons", True, _generic(layout, level)))
+            methods.append(Method(f"image@{level}", "image-specific reasons", True, _image(layout, level)))
+    listed = "list of the picture's classes, generic reasons"
+    methods.append(Method(f"image@{LIST_ONLY}", listed, True, _image(layout, LIST_ONLY, DEFAULT_LEVEL)))
+    return tuple(methods)
+
+
+def _generic(layout: Layout, level: str) -> dict[str, str]:
+    return {
+        "MODEL.TEST_CLASS_REASON_JSON": str(layout.generic_reason(level)),
+        "MODEL.REASON_DIR": "",
+        "MODEL.REASON_DATA": REASON_DATA,
+    }
+
+
+def _image(layout: Layout, folder: str, generic: str | None = None) -> dict[str, str]:
+    return {**_generic(layout, generic or folder), "MODEL.REASON_DIR": str(layout.reason_dir(folder))}

@@ -1,0 +1,162 @@
+"""The page of results as HTML, from plain values. Every text is escaped here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+
+from reason.triplets import Reason
+
+_HERE = Path(__file__).resolve().parent
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column is text; "" is an empty cell."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One class: its name, what it looks like, and one value in percent a method, None where there is none."""
+
+    name: str
+    looks: str
+    values: Sequence[tuple[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture as a data URI, with the classes that are in it."""
+
+    title: str
+    note: str
+    uri: str
+    legend: Sequence[tuple[str, Color]] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the reasons changed most in a picture.
+
+    Attributes:
+        headline: the class and the parts of its pixels that are right, without and with reasons.
+        better: whether it changed for the better.
+        reason: the class's reason for this picture; None if the observer gave none.
+        remarks: what the observer got wrong about it.
+    """
+
+    headline: str
+    better: bool
+    reason: Reason | None
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the validation split; `observed` are all reasons for it, `errors` what is wrong with them."""
+
+    title: str
+    figures: Sequence[Figure]
+    difference: Difference | None
+    observed: Sequence[Reason]
+    errors: Sequence[str]
+
+
+def key(methods: Iterable[tuple[str, str]]) -> str:
+    """Which colour stands for which method: (name, title) pairs."""
+    entries = (
+        f'<span><i style="background:var(--{escape(name)})"></i>{escape(title)}</span>' for name, title in methods
+    )
+    return f'<div class="key">{"".join(entries)}</div>'
+
+
+def table(content: Table) -> str:
+    """A table."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in content.header)
+    rows = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in content.rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def paragraphs(*texts: str, style: str = "") -> str:
+    """Plain paragraphs."""
+    attribute = f' class="{style}"' if style else ""
+    return "\n".join(f"<p{attribute}>{escape(text)}</p>" for text in texts)
+
+
+def bars(classes: Sequence[Bars]) -> str:
+    """One small bar chart a class."""
+    return f'<div class="classes">{"".join(_class(entry) for entry in classes)}</div>'
+
+
+def _class(entry: Bars) -> str:
+    lines = "".join(_bar(method, value) for method, value in entry.values)
+    return f'<div class="class"><b>{escape(entry.name)}</b><span class="soft">{escape(entry.looks)}</span>{lines}</div>'
+
+
+def _bar(method: str, value: float | None) -> str:
+    filled = f'<i style="width:{value or 0:.1f}%;background:var(--{escape(method)})"></i>'
+    text = "-" if value is None else f"{value:.1f}"
+    return f'<div class="bar" title="{escape(method)}"><div>{filled}</div><span>{text}</span></div>'
+
+
+def picture(content: Picture) -> str:
+    """One picture with everything about it."""
+    figures = "".join(_figure(figure, content.title) for figure in content.figures)
+    reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.observed)
+    errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>no error</p>"
+    return (
+        f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures">{figures}</div>'
+        f"{_difference(content.difference)}"
+        f"<details><summary>all reasons for this picture, and the observer's errors</summary>"
+        f"<dl>{reasons}</dl>{errors}</details></div>"
+    )
+
+
+def _figure(figure: Figure, title: str) -> str:
+    names = "".join(
+        f'<li><i style="background:rgb({red} {green} {blue})"></i>{escape(name)}</li>'
+        for name, (red, green, blue) in figure.legend
+    )
+    legend = f'<ul class="legend">{names}</ul>' if names else ""
+    return (
+        f"<figure><figcaption><b>{escape(figure.title)}</b>{escape(figure.note) or '&nbsp;'}</figcaption>"
+        f'<img src="{escape(figure.uri)}" alt="{escape(title)}: {escape(figure.title)}">{legend}</figure>'
+    )
+
+
+def _difference(content: Difference | None) -> str:
+    if content is None:
+        return ""
+    reason = f"<p>{_reason(content.reason)}</p>" if content.reason else ""
+    remarks = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.remarks)
+    kind = "better" if content.better else "worse"
+    return f'<div class="difference {kind}"><p><b>{escape(content.headline)}</b></p>{reason}{remarks}</div>'
+
+
+def _reason(reason: Reason) -> str:
+    way = " → ".join(part for part in (reason.general_category, reason.sub_category) if part)
+    return f'<span class="way">{escape(way)} →</span> {escape("; ".join(reason.attributes))}'
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that opens on a click."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def heading(text: str, level: int = 2) -> str:
+    """A heading."""
+    return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """The whole page: one file that needs no other."""
+    template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    return template.substitute(title=escape(title), style=style, content="\n".join(parts))

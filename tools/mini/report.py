@@ -1,0 +1,294 @@
+"""The report: what the evaluations gave, group by group, class by class, and picture by picture with its reasons."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maft.errors import UserError
+from reason.jsonfile import JsonError, read_json, write_text
+from reason.triplets import ImageTriplet, load_image
+from reason.vocabulary import Vocabulary
+from tools.mini import page
+from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
+from tools.mini.methods import Method, main_methods
+from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+from tools.mini.results import COLUMNS, DATASET, QUALITIES, read_evaluation, scores_of, weights_hash
+from tools.mini.world import GROUPS, VAL_CLASSES, vocabulary
+from tools.photos.pictures import agreement
+from tools.photos.runs import Run, decode_segments, read_pixels, read_prediction, segment_categories
+from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
+
+SWEEP_FILE = "observer_sweep.json"
+SHIPPED_SWEEP = Path(__file__).resolve().parent / SWEEP_FILE
+"""Figures for other observers that were measured with the weights of the repository."""
+
+_BEFORE, _AFTER = "names", "image"
+_HELPED, _HARMED = 8, 6
+_WEBP_QUALITY = 78
+_GROUP_TITLES = {
+    "seen": "Seen: trained on under this name",
+    "synonym": "Synonym: kinds of the training pictures under a name that the segmentor never met",
+    "new": "New: made-up names for combinations that no training picture shows",
+}
+_SEEDED = "The weights are random stand-ins: nothing on this page means anything."
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One picture: its labels, what every shown method predicted, and the observer's reasons."""
+
+    stem: str
+    pixels: NDArray[np.uint8]
+    truth: Maps
+    predictions: Mapping[str, Maps]
+    segments: Maps
+    triplet: ImageTriplet
+
+    @property
+    def gain(self) -> float:
+        """The part of the pixels that are right with reasons, less the part without."""
+        return agreement(self.predictions[_AFTER], self.truth) - agreement(self.predictions[_BEFORE], self.truth)
+
+
+def write_report(layout: Layout, output: Path, path: Path) -> Path:
+    """Write the page of the evaluations in `output`.
+
+    Args:
+        layout: of the validation split.
+        output: OUTPUT_DIR of the main methods lie in it, by their names.
+        path: the HTML file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: something was not evaluated or is damaged, or the page cannot be written.
+    """
+    methods = main_methods(layout)
+    evaluations = {method.name: read_evaluation(output / method.name) for method in methods}
+    try:
+        pictures = _pictures(layout, output, [method for method in methods if method.shown])
+        parts = [*_head(evaluations), *_tables(methods, evaluations, output), *_classes(methods, evaluations)]
+        text = page.document("mini: OpenSeg-R in a drawn world", [*parts, *_sections(pictures, methods)])
+    except (JsonError, ValueError) as error:
+        raise UserError(f"{output}: {error}; run bash eval_reason_base.sh mini again") from error
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); give another --output") from error
+    return path
+
+
+def _head(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rates = LEVELS[DEFAULT_LEVEL]
+    count = next(iter(evaluations.values()))["images"]["total"]
+    seeded = any(results["provenance"]["weights_file"] is None for results in evaluations.values())
+    return [
+        page.heading("mini: OpenSeg-R in a drawn world", 1),
+        page.paragraphs(_SEEDED, style="wrong") if seeded else "",
+        page.paragraphs(
+            f"{count} drawn pictures of things that combine a shape, a colour, a texture and a part, on grounds of a "
+            "colour and a pattern. A small CLIP and a small segmentor, trained on other pictures, name them out of "
+            f"{len(VAL_CLASSES)} classes: by names alone, or with reasons, which say what a class looks like.",
+            "The reasons come from a simulated observer, not from a language model. For the figures of this page it "
+            f"errs: it misses {rates.miss:.0%} of the classes in a picture; beside {rates.add:.0%} of them it names "
+            "one that is not there, half of the time the one most like it; and it gives "
+            f"{rates.misname:.0%} of all values (colours, shapes, …) wrongly. Generic reasons misname as often.",
+        ),
+    ]
+
+
+def _tables(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, Any]], output: Path) -> list[str]:
+    header = ["", *(f"mIoU {group}" for group in GROUPS), "of which varying", *QUALITIES]
+    rows = []
+    for method in methods:
+        scores = scores_of(evaluations[method.name])
+        rows.append([method.title, *(f"{scores[key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
+    counts = {group: sum(entry.group == group for entry in VAL_CLASSES) for group in GROUPS}
+    return [
+        page.heading("Results"),
+        page.table(page.Table(header, rows)),
+        page.paragraphs(
+            f"Percent. mIoU of {counts['seen']} seen, {counts['synonym']} synonym and {counts['new']} new classes, in "
+            "the reference's definition restricted to each group; panoptic quality over all classes. Varying: new "
+            "classes whose colour is another one in every picture, so that only reasons for the picture can tell it.",
+            style="soft",
+        ),
+        *_sweep(output, weights_hash(list(evaluations.values()))),
+    ]
+
+
+def _sweep(output: Path, weights: str) -> list[str]:
+    """The figures of other observers: of this evaluation if it has them, else the shipped ones."""
+    own = output / SWEEP_FILE
+    path = own if own.is_file() else SHIPPED_SWEEP
+    if not path.is_file():
+        return []
+    sweep = read_json(path)
+    where = (
+        ""
+        if path == own
+        else " Measured beforehand; python -m tools.mini evaluate --observer-sweep measures them again."
+    )
+    if sweep["weights_hash"] != weights:
+        where += " NOT with the weights of this page."
+    rows = []
+    for row in sweep["rows"]:
+        listed = row["observer"] == LIST_ONLY
+        observer = f"{LEVELS[DEFAULT_LEVEL if listed else row['observer']].miss:.0%} errors"
+        kind = "generic, of the classes named in the picture" if listed else f"{row['reasons']} reasons"
+        rows.append([f"{observer}: {kind}", *(f"{row['scores'][key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
+    return [
+        page.heading("How much the observer's errors cost", 3),
+        page.table(page.Table(["observer", *GROUPS, "varying", *QUALITIES], rows)),
+        page.paragraphs(
+            "The rate holds for missed classes, added classes and misnamed values alike. The last row has the default "
+            "observer's list of classes for each picture with nothing but their generic reasons: what the list alone "
+            f"is worth.{where}",
+            style="soft",
+        ),
+    ]
+
+
+def _classes(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    parts = [page.heading("IoU of every class"), page.key((method.name, method.title) for method in methods)]
+    per_class = {
+        name: list(results["metrics"]["sem_seg"]["per_class"].values()) for name, results in evaluations.items()
+    }
+    for group in GROUPS:
+        entries = []
+        for index, entry in enumerate(VAL_CLASSES):
+            if entry.group == group:
+                values = [(method.name, per_class[method.name][index]["IoU"]) for method in methods]
+                entries.append(page.Bars(entry.name, _looks(index), values))
+        parts += [page.heading(_GROUP_TITLES[group], 3), page.bars(entries)]
+    return parts
+
+
+def _looks(index: int) -> str:
+    kind = VAL_CLASSES[index].kind
+    color = ["colour varies"] if kind.varies else []
+    values = [value for axis, value in kind.attributes.items() if (axis, value) != ("part", "none")]
+    return ", ".join((*color, *values))
+
+
+def _pictures(layout: Layout, output: Path, methods: Sequence[Method]) -> list[_Seen]:
+    document = read_json(layout.panoptic_json)
+    runs = {method.name: Run(method.title, output / method.name / "inference" / DATASET, {}) for method in methods}
+    seen = []
+    for image in document["images"]:
+        name = image["file_name"]
+        stem = Path(name).stem
+        segments = decode_segments(read_pixels(layout.panoptic / name))
+        truth = panoptic_maps(segments, segment_categories(document, name))
+        predictions = {key: _prediction(run, "sem_seg", stem) for key, run in runs.items()}
+        triplet = load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json")
+        pixels = read_pixels(layout.images / name).astype(np.uint8)
+        seen.append(_Seen(stem, pixels, truth, predictions, _prediction(runs[_AFTER], "panoptic_seg", stem), triplet))
+    return seen
+
+
+def _prediction(run: Run, task: str, stem: str) -> Maps:
+    prediction = read_prediction(run, task, stem, len(VAL_CLASSES))
+    if isinstance(prediction, str):
+        raise ValueError(f"{run.folder / task / stem}.png: {prediction}")
+    return prediction
+
+
+def _sections(pictures: Sequence[_Seen], methods: Sequence[Method]) -> list[str]:
+    """Where reasons changed most to the better, where they changed least or to the worse, then all others."""
+    order = sorted(pictures, key=lambda seen: -seen.gain)
+    helped, harmed = order[:_HELPED], order[_HELPED:][-_HARMED:][::-1]
+    chosen = {seen.stem for seen in (*helped, *harmed)}
+    others = [seen for seen in pictures if seen.stem not in chosen]
+    titles = {method.name: method.title for method in methods}
+    words = vocabulary("val")
+
+    def show(some: Sequence[_Seen]) -> str:
+        return "\n".join(page.picture(_picture(seen, titles, words)) for seen in some)
+
+    parts = [
+        page.heading("Pictures where reasons helped most"),
+        page.paragraphs(
+            "Under each picture: the class for which the most pixels changed from wrong to right or back, between "
+            "names only and image-specific reasons, and the reason that did it.",
+            style="soft",
+        ),
+        show(helped),
+    ]
+    if harmed:
+        parts += [page.heading("Pictures where they helped least, or did harm"), show(harmed)]
+    if others:
+        parts += [page.heading("All other pictures"), page.folded(f"show {len(others)} pictures", show(others))]
+    return parts
+
+
+def _picture(seen: _Seen, titles: Mapping[str, str], words: Vocabulary) -> page.Picture:
+    figures = [
+        page.Figure("Picture", f"{seen.pixels.shape[1]} x {seen.pixels.shape[0]} pixels", data_uri(seen.pixels)),
+        _figure("Ground truth", "", seen, seen.truth, words),
+    ]
+    for name, maps in seen.predictions.items():
+        note = f"{agreement(maps, seen.truth):.0%} of the pixels right"
+        figures.append(_figure(titles[name].capitalize(), note, seen, maps, words))
+    figures.append(_figure("Panoptic, image-specific", "segments", seen, seen.segments, words))
+    observer = seen.triplet.extra.get("observer", {})
+    return page.Picture(
+        seen.stem.replace("_", " "),
+        figures,
+        _difference(seen, observer),
+        list(seen.triplet.reasons.values()),
+        _errors(observer),
+    )
+
+
+def _figure(title: str, note: str, seen: _Seen, maps: Maps, words: Vocabulary) -> page.Figure:
+    legend = [(words.class_names[index], words.palette[index]) for index, share in shares(maps) if share >= 0.005]
+    return page.Figure(title, note, data_uri(overlay(seen.pixels, maps, words.palette)), legend)
+
+
+def _difference(seen: _Seen, observer: Mapping[str, Any]) -> page.Difference | None:
+    """The class of the picture with the most pixels that changed from wrong to right or back."""
+    best: tuple[int, int, float, float] | None = None
+    for index in np.unique(seen.truth.classes[seen.truth.classes != NONE]):
+        mask = seen.truth.classes == index
+        before, after = (seen.predictions[name].classes[mask] == index for name in (_BEFORE, _AFTER))
+        changed = int(after.sum()) - int(before.sum())
+        if changed and (best is None or abs(changed) > abs(best[0])):
+            best = (changed, int(index), float(before.mean()), float(after.mean()))
+    if best is None:
+        return None
+    changed, index, share_before, share_after = best
+    name = VAL_CLASSES[index].name
+    headline = (
+        f"{name} ({VAL_CLASSES[index].group}): {share_before:.0%} of its pixels right by names only, "
+        f"{share_after:.0%} with image-specific reasons"
+    )
+    remarks = [text for text in _errors(observer) if text.startswith(f"{name}:")]
+    return page.Difference(headline, changed > 0, seen.triplet.reasons.get(name), remarks)
+
+
+def _errors(observer: Mapping[str, Any]) -> list[str]:
+    """What the observer noted of its own errors, a sentence each, beginning with the class."""
+    texts = [f"{name}: missed by the observer" for name in observer.get("missed", ())]
+    texts += [f"{name}: named by the observer, but not in the picture" for name in observer.get("added", ())]
+    for name, values in observer.get("misnamed", {}).items():
+        said = ", ".join(f"{axis} {wrong} in place of {true}" for axis, (true, wrong) in values.items())
+        texts.append(f"{name}: misnamed, {said}")
+    return texts
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """The picture (H, W, 3) as a WebP data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="WEBP", quality=_WEBP_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
