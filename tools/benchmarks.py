@@ -20,7 +20,10 @@ IMAGE_REASON_MODEL = "Qwen2.5-VL-72B-Instruct-AWQ"
 """The model whose published reasons the results of the paper are made with: the folder that is looked at first."""
 
 REASONS_HINT = "reason_data/README.md says where published reasons are and what such a file looks like"
-PHOTOS = "photos"
+PHOTOS, MINI = "photos", "mini"
+MINI_WEIGHTS, MINI_OUTPUT = "tools/mini/weights/mini.safetensors", "out/mini"
+BY_NAME_ONLY = (PHOTOS, MINI)
+"""What ships with the repository: runs when it is named, and prepares itself."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Suite:
         weights: the published checkpoint.
         output: folder of the results with reasons, one folder a benchmark inside.
         output_plain: the same for plain MAFT+.
-        benchmarks: by the user's name, in the order in which they run; the photographs run only when named.
+        benchmarks: by the user's name, in the order in which they run; those of `BY_NAME_ONLY` run only when named.
     """
 
     name: str
@@ -63,9 +66,10 @@ class Suite:
     @property
     def default(self) -> tuple[Benchmark, ...]:
         """What runs when nothing is named."""
-        return tuple(benchmark for benchmark in self.benchmarks if benchmark.name != PHOTOS)
+        return tuple(benchmark for benchmark in self.benchmarks if benchmark.name not in BY_NAME_ONLY)
 
 
+_MINI = Benchmark(MINI, "a drawn world, semantic and panoptic, with every kind of reasons", "mini_val_panoptic")
 _SEMANTIC = (
     Benchmark("voc20", "PAS-20", "openvocab_pascal20_sem_seg_val"),
     Benchmark("pc59", "PC-59", "openvocab_pascal_ctx59_sem_seg_val"),
@@ -77,6 +81,7 @@ _SEMANTIC = (
 _PANOPTIC = (
     Benchmark("ade150", "ADE20K panoptic", "openvocab_ade20k_panoptic_val"),
     Benchmark(PHOTOS, "eight photographs, panoptic", "photos_panoptic_val"),
+    _MINI,
 )
 
 SUITES: Mapping[str, Suite] = {
@@ -87,7 +92,7 @@ SUITES: Mapping[str, Suite] = {
         "pretrained/maftp_b.pth",
         "out/semantic/evaluation_base_reason",
         "out/semantic/evaluation_base",
-        _SEMANTIC,
+        (*_SEMANTIC, _MINI),
     ),
     "large": Suite(
         "large",
@@ -163,6 +168,8 @@ def plan(suite: Suite, benchmark: Benchmark, *, names_only: bool, overrides: Map
         names_only: plain MAFT+, which needs no reasons.
         overrides: the user's KEY VALUE pairs; they win, and what they name is looked for in place of the default.
     """
+    if benchmark.name == MINI:
+        return _mini_plan(benchmark, names_only=names_only, overrides=overrides)
     config = suite.config_plain if names_only else suite.config
     output = Path(suite.output_plain if names_only else suite.output) / benchmark.name
     keys = {"DATASETS.TEST": f"('{benchmark.dataset}',)", "OUTPUT_DIR": str(output)}
@@ -180,6 +187,21 @@ def plan(suite: Suite, benchmark: Benchmark, *, names_only: bool, overrides: Map
         missing += _missing_reasons(keys)
     missing.sort(key=lambda entry: not entry.needed)
     return Plan(benchmark, config, Path(keys["OUTPUT_DIR"]), keys, tuple(missing))
+
+
+def _mini_plan(benchmark: Benchmark, *, names_only: bool, overrides: Mapping[str, str]) -> Plan:
+    """The drawn world brings weights, pictures and reasons along; `tools.mini` runs it, with names only and without."""
+    missing = []
+    weights = overrides.get("MODEL.WEIGHTS", MINI_WEIGHTS)
+    if weights != SEEDED and not Path(weights).is_file():
+        way_out = f"the repository ships {MINI_WEIGHTS}; README.md says how they are trained"
+        missing.append(Missing(f"weights {weights}: no such file", way_out))
+    if names_only:
+        way_out = "leave it out: names only is one of the rows of mini's table"
+        missing.append(Missing("mini does not take --names-only", way_out))
+    output = Path(overrides.get("OUTPUT_DIR", MINI_OUTPUT))
+    keys = {key: value for key, value in overrides.items() if key != "OUTPUT_DIR"}
+    return Plan(benchmark, "configs/mini/eval_reason.yaml", output, keys, tuple(missing))
 
 
 def reason_keys(vocabulary: str) -> dict[str, str]:

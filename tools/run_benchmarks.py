@@ -4,6 +4,7 @@
     python -m tools.run_benchmarks base pc59 voc20          these two
     python -m tools.run_benchmarks large --names-only       plain MAFT+, without reasons
     python -m tools.run_benchmarks pano -- TEST.BATCH_SIZE 4
+    python -m tools.run_benchmarks base mini                the drawn world that ships with the repository
 
 What is missing is listed first, for every chosen benchmark; the rest still runs. A benchmark that was interrupted goes
 on where it stopped. Exit status: 0 everything chosen ran; 1 a run failed; 2 something chosen could not be started.
@@ -29,7 +30,7 @@ from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
 from maft.seeding import SEEDED
 from tools.assets import checkpoint_problem
-from tools.benchmarks import PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
+from tools.benchmarks import MINI, PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 2
@@ -56,7 +57,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
         prog="run_benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", choices=tuple(SUITES))
-    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but the photographs")
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but photos and mini")
     parser.add_argument("--names-only", action="store_true", help="plain MAFT+: class names, no reasons")
     parser.add_argument("--num-gpus", type=int, help="default: all there are; without one, the CPU")
     parser.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
@@ -123,8 +124,17 @@ def train_net_command(entry: Plan, num_gpus: int, resume: bool) -> list[str]:
     return words
 
 
+def mini_command(entry: Plan, resume: bool) -> list[str]:
+    """The command line that evaluates the drawn world in every way, and writes its report."""
+    words = [sys.executable, "-m", "tools.mini", "evaluate", "--output", str(entry.output)]
+    words += ["--resume"] if resume else []
+    return [*words, "--", *(word for pair in entry.keys.items() for word in pair)]
+
+
 def run_one(entry: Plan, suite: Suite, num_gpus: int, resume: bool) -> int:
     """Run one benchmark and return the exit status of its evaluation."""
+    if entry.benchmark.name == MINI:
+        return subprocess.run(mini_command(entry, resume), cwd=ROOT, check=False).returncode
     if entry.benchmark.name == PHOTOS:
         announce_photos(entry, suite)
     command = train_net_command(entry, num_gpus, resume)
@@ -156,7 +166,7 @@ def print_summary(plans: Sequence[Plan], statuses: Mapping[str, int | None], sec
     results = {
         entry.benchmark.dataset: json.loads(entry.results_file.read_text(encoding="utf-8"))
         for entry in plans
-        if statuses.get(entry.benchmark.name) == 0 and entry.results_file.is_file()
+        if statuses.get(entry.benchmark.name) == 0 and entry.results_file.is_file()  # mini has a table of its own
     }
     if results:
         print("\n" + summary(results))
