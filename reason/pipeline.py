@@ -106,7 +106,8 @@ def run_work(
     Args:
         work: how.
         names: what is to be done, of `work.names`.
-        engine: open; stays open.
+        engine: open, with nothing in flight; stays open. After a run that ended early it still answers what that run
+            asked: collect until there is nothing more, or close it.
         store: begun; stays so.
         readers: threads that prepare tasks; default: one a core, 2 to 16.
         quiet: no progress bar.

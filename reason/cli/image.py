@@ -13,6 +13,7 @@ from reason.cli.options import (
     add_run,
     add_what,
     engine_options,
+    model_info,
     read_prompts,
     read_vocabulary,
     task_options,
@@ -135,6 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
         from reason.cluster import run_on_cluster
 
         return run_on_cluster(arguments, job, options)
+    if arguments.engine != "server":
+        model_info(arguments.engine, options)  # what is wrong with it shows before the aligner's seconds of imports
     aligner = job.open_aligner()
 
     def place(info: EngineInfo) -> tuple[Path, Path]:

@@ -95,6 +95,8 @@ def test_an_interrupt_stops_with_what_is_finished(vllm_engine: VllmEngine, photo
     thread.start()
     summary, store, survey = run_job(job, vllm_engine, tmp_path / "out")
     thread.join()
+    while vllm_engine.collect():  # what was under way
+        pass
     assert signal.getsignal(signal.SIGTERM) is before
     assert summary.signal == signal.SIGTERM and 0 < summary.done == len(survey.done) < len(many)
     stamps = {name: store.result_file(name).stat().st_mtime_ns for name in survey.done}
