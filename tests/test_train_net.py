@@ -357,8 +357,8 @@ def test_keys_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None
     assert "MODEL.CLASS_NAME_JSON" in caplog.text and "MODEL.NUM_DES" not in caplog.text
 
 
-def test_no_config_and_no_eval_only(repository: Path) -> None:
-    for arguments, word in ((["--eval-only"], "--config-file"), (["--config-file", CONFIG], "--eval-only")):
+def test_no_config_and_nothing_to_train_on(repository: Path) -> None:
+    for arguments, word in ((["--eval-only"], "--config-file"), (["--config-file", CONFIG], "DATASETS.TRAIN")):
         done = subprocess.run(
             [sys.executable, "train_net.py", *arguments], cwd=repository, capture_output=True, text=True, check=False
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import random
@@ -193,12 +194,13 @@ def test_killed_at_a_random_step_it_continues_as_if_nothing_had_happened(
         )
         for name in ("whole", "killed")
     ]
-    log, deadline = tmp_path / "killed" / "metrics.json", time.monotonic() + 120
+    log, deadline = tmp_path / "killed" / "metrics.json", time.monotonic() + 300
     while time.monotonic() < deadline and not (log.is_file() and len(log.read_bytes().splitlines()) >= after):
         time.sleep(0.01)
     time.sleep(wait.random() / 5)
     started[1].send_signal(signal.SIGKILL)
-    assert started[1].wait() == -signal.SIGKILL
+    assert started[1].wait() == -signal.SIGKILL, "it had ended before"
+    assert log.is_file(), "it had not begun"
     done = subprocess.run(
         [*command(tmp_path / "killed", "--resume"), *EVALUATED],
         cwd=REPOSITORY,
@@ -250,6 +252,8 @@ def here(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     def run(output: Path, *pairs: object) -> tuple[int, str]:
         parsed = train_net.parse_arguments([*command(output)[2:], *map(str, pairs)])
         status = run_command(lambda: train_net.main(parsed))
+        for name in ("detectron2", "fvcore", "maft", "reason"):
+            logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
         errors = capfd.readouterr().err
         assert "Traceback" not in errors
         return status, errors.rstrip().splitlines()[-1]
