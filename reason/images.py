@@ -79,10 +79,12 @@ def check_stems(images: Iterable[Path]) -> None:
     """Make sure that every image has a result file of its own: results are named by the stem.
 
     Raises:
-        ReasonError: two images of one stem; names both.
+        ReasonError: two images of one stem (names both), or a name that is not UTF-8.
     """
     first: dict[str, Path] = {}
     for image in images:
+        if any("\ud800" <= character <= "\udfff" for character in image.name):
+            raise ReasonError(f"{ascii(str(image))}: its name is not UTF-8; rename it")
         other = first.setdefault(image.stem, image)
         if other is not image:
             raise ReasonError(

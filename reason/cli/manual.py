@@ -31,7 +31,7 @@ EXAMPLES
         bash install.sh reason
         bash tools/fetch_llm.sh Qwen2.5-VL-72B-Instruct-AWQ
         .venv-reason/bin/python -m reason generic --vocabulary pc59 --model llm/Qwen2.5-VL-72B-Instruct-AWQ
-        .venv-reason/bin/python -m reason image --vocabulary pc59 --images datasets/VOCdevkit/VOC2010/images/val \\
+        .venv-reason/bin/python -m reason image --vocabulary pc59 --images datasets/VOCdevkit/VOC2010/images \\
             --model llm/Qwen2.5-VL-72B-Instruct-AWQ --data-parallel 4
 
     Your own photos and classes, with a small model:

@@ -149,6 +149,8 @@ def test_a_folder_is_listed_by_name_without_what_is_no_image(tmp_path: Path) -> 
 
 
 def test_two_images_of_one_result_are_both_named(tmp_path: Path) -> None:
-    check_stems([Path("a.jpg"), Path("b.jpg"), Path("a.v2.jpg")])
+    check_stems([Path("a.jpg"), Path("b.jpg"), Path("a.v2.jpg"), Path("at 9.00\u202fAM.png")])
     with pytest.raises(ReasonError, match=r"x/a\.jpg and x/a\.png"):
         check_stems([Path("x/a.jpg"), Path("x/a.png")])
+    with pytest.raises(ReasonError, match=r"x/\\udcff\.jpg.*rename"):
+        check_stems([Path("x/\udcff.jpg")])

@@ -21,14 +21,14 @@ from reason.triplets import load_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = 20
-IMAGES = 48
+IMAGES = 64
 
 Stamps = dict[str, tuple[int, int]]
 
 
 @pytest.fixture(scope="session")
 def many(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 48 photographs: the eight, six times."""
+    """A folder of 64 photographs: the eight, eight times."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(IMAGES // 8):
         for path in photos.iterdir():
@@ -74,6 +74,13 @@ def finished_here(report: str) -> int:
     """How many images a run says that it has done itself."""
     found = re.search(r"^(\d+) images? in ", report, re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def wait_for_results(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.json"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Zygote:
@@ -131,10 +138,13 @@ def test_killed_at_twenty_moments_nothing_is_lost_or_done_twice(
     out = tmp_path / "out"
     known: Stamps = {}
     killed_at = []
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = zygote.fork(words(many, vllm_server, out))
-        # Some kills hit the start, most a time of work; a run that is about to be done is killed early.
-        time.sleep(chance.uniform(0.05, 1.6) if len(known) < IMAGES - 8 else chance.uniform(0.05, 0.5))
+        if number % 4 and len(known) < IMAGES - 8:  # in the midst of work
+            wait_for_results(out, len(known) + chance.randint(1, 2))
+            time.sleep(chance.uniform(0, 0.3))
+        else:  # at the start
+            time.sleep(chance.uniform(0.02, 0.8))
         os.kill(process, signal.SIGKILL)
         assert zygote.wait() == -signal.SIGKILL
         after = stamps(out)
@@ -172,13 +182,6 @@ def test_an_interrupt_says_how_to_continue(vllm_server: str, many: Path, tmp_pat
     assert not list((out / ".reason" / "claims").iterdir()), "what was under way is free again"
 
 
-def wait_for_results(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*.json"))) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_full_disk_is_a_clear_stop(vllm_server: str, many: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -196,7 +199,7 @@ def test_a_full_disk_is_a_clear_stop(vllm_server: str, many: Path, tmp_path: Pat
             load_image(small / "out" / name)
         assert not list(small.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
-        process = start(words(many, vllm_server, small / "out", "--limit", "24"))
+        process = start(words(many, vllm_server, small / "out", "--limit", "32"))
         _, error = process.communicate()
         assert process.returncode == 0, error
         assert before.items() <= stamps(small / "out").items()
