@@ -83,8 +83,10 @@ def check_stems(images: Iterable[Path]) -> None:
     """
     first: dict[str, Path] = {}
     for image in images:
-        if any("\ud800" <= character <= "\udfff" for character in image.name):
-            raise ReasonError(f"{ascii(str(image))}: its name is not UTF-8; rename it")
+        try:
+            image.name.encode()
+        except UnicodeEncodeError as error:
+            raise ReasonError(f"{str(image)!a}: its name is not UTF-8; rename it") from error
         other = first.setdefault(image.stem, image)
         if other is not image:
             raise ReasonError(
