@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",  # the model is a folder: nothing about it needs to be asked of a hub
+    # The engine's process is started afresh: a fork would inherit locks of threads that the class aligner may have run.
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
     "VLLM_LOGGING_LEVEL": "ERROR",  # its remarks on every kernel that could be faster would bury our own
 }
 _CPU_BLOCK = 32
