@@ -68,8 +68,8 @@ def probe_form(
                 )
             return way
     raise ReasonError(
-        f"the server keeps to no answer form, or takes no pictures ({told}): take vLLM's own server, which does both, or "
-        f"--engine vllm"
+        f"the server keeps to no answer form, or takes no pictures ({told}): take vLLM's own server, which does both, "
+        f"or --engine vllm"
     )
 
 
