@@ -7,8 +7,8 @@ never has two owners.
 
 A killed process leaves its claims behind. Whether their worker is alive is seen
 - on the same machine (the same boot) by its lock, which the kernel lets go of at the moment the process ends;
-- from another machine, where process ids mean nothing and locks may not reach, by the time of its last touch, compared
-  with a touch of one's own, so that the clock of the file server counts for both.
+- from another machine, where process ids mean nothing and locks may not reach (and on file systems without locks), by
+  the time of its last touch, compared with a touch of one's own, so that the clock of the file server counts for both.
 The claim of a dead worker is not removed, since two processes could remove and replace it in turn; it is succeeded: the
 first link `takeovers/<dead worker>/<image>` has it. Whoever owns a claim looks first whether the image is finished.
 
