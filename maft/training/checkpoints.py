@@ -81,7 +81,9 @@ def load(path: Path) -> dict[str, Any]:
         UserError: it is damaged, or none of a training.
     """
     content = read_checkpoint(path)
-    lacking = [key for key in ("model", "optimizer", "iteration", "config") if key not in content]
+    lacking = [
+        key for key in ("model", "optimizer", "scaler", "iteration", "processes", "config") if key not in content
+    ]
     if lacking:
         raise UserError(
             f"{path}: has no {', '.join(lacking)}, so no training can continue from it; to start from its weights, "

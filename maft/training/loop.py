@@ -211,7 +211,8 @@ class Run:
             raise UserError(f"{where}: trains other parameters, or in other groups; keep the MODEL and SOLVER keys")
         # Rates and decays are the configuration's; only the moments are the checkpoint's.
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-        self.scaler.load_state_dict(content.get("scaler", {}))
+        if self.scaler.is_enabled() and content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
         self.iteration = int(content["iteration"])
         logger.info("continuing after step %d of %d from %s", self.iteration, self.cfg.SOLVER.MAX_ITER, where)
         changed = checkpoints.changed_keys(content["config"], self.cfg.dump())
