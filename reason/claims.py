@@ -150,18 +150,19 @@ class Claims:
 
     def clear(self, names: frozenset[str] | set[str]) -> None:
         """Remove what dead workers left: their files, and their claims on `names`, which must be finished."""
-        for name in _names(self._folder / "claims"):
-            owner = self._tip(name)
-            if name in names and owner is not None and not self.is_alive(owner):
-                for link in self._chain(name):
-                    link.unlink(missing_ok=True)
+        takeovers = [self._folder / "takeovers" / worker for worker in _names(self._folder / "takeovers")]
+        for folder in (self._folder / "claims", *takeovers):
+            for name in names.intersection(_names(folder)):
+                owner = self._owner(folder / name)
+                if owner is not None and not self.is_alive(owner):
+                    (folder / name).unlink(missing_ok=True)
         for name in _names(self._folder / "workers"):
             worker = name.removesuffix(".tmp")
             if not name.startswith(".") and not self.is_alive(worker):
                 (self._folder / "workers" / name).unlink(missing_ok=True)
-        for folder in _names(self._folder / "takeovers"):
+        for folder in takeovers:
             with contextlib.suppress(OSError):  # not empty: still of use
-                (self._folder / "takeovers" / folder).rmdir()
+                folder.rmdir()
 
     def others(self) -> list[Worker]:
         """The living workers of the folder beside this one."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from reason.cli.status import folder_status, format_status
 from reason.triplets import load_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,7 +66,9 @@ def check_all_whole(folder: Path, images: Path) -> None:
     """Every image has a valid result, and nothing else lies about."""
     for image in images.iterdir():
         assert set(load_image(folder / f"{image.stem}.json").reasons) <= {"cat", "dog", "sofa"}
-    assert len(list(folder.glob("*"))) == len(list(images.iterdir()))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [".reason", *(f"{image.stem}.json" for image in images.iterdir())]
+    )
     left = [path for path in (folder / ".reason").rglob("*") if path.is_symlink() or path.is_file()]
     assert sorted(path.name for path in left) == ["provenance.json", "vocabulary.json"]
 
@@ -171,11 +174,17 @@ def test_two_processes_share_a_folder(vllm_server: str, many: Path, tmp_path: Pa
     check_all_whole(out, many)
 
 
-def test_an_interrupt_says_how_to_continue(vllm_server: str, many: Path, tmp_path: Path) -> None:
+def test_status_while_it_works_and_an_interrupt_that_says_how_to_continue(
+    vllm_server: str, many: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     process = start(words(many, vllm_server, out))
     wait_for_results(out, 2)
+    status = folder_status(out, out / ".reason")
     process.send_signal(signal.SIGINT)
+    assert status.total == IMAGES and status.done >= 2 and status.claimed > 0
+    assert len(status.workers) == 1 and str(process.pid) in status.workers[0]
+    assert status.rate and status.remaining and f"{process.pid}" in format_status(status)
     _, error = process.communicate()
     assert process.returncode == 130
     assert re.search(rf"stopped by SIGINT: \d+ of {IMAGES} images are on disk; the same command continues", error)
