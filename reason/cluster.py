@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from reason.cli import running
-from reason.engines import EngineKind, EngineOptions, open_engine
+from reason.engines import EngineInfo, EngineKind, EngineOptions, open_engine
 from reason.errors import EngineGone, ReasonError
 from reason.jobs import ImageJob
 from reason.pipeline import Summary, run_work
@@ -39,6 +40,7 @@ _LARGEST_PORTION = 8
 """Of an engine's concurrency, in images."""
 
 _LOOK_SECONDS = 5.0
+_RAISED = re.compile(r"^reason\.errors\.(\w+): (.+)$", re.MULTILINE)
 _PASSED_ON = ("VLLM_", "HF_", "OMP_", "TOKENIZERS_", "CUDA_HOME", "DO_NOT_TRACK")
 """Beginnings of the environment variables that the actors get from the command."""
 
@@ -131,11 +133,10 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
         EngineGone: a model stopped; nothing of what was finished is lost.
     """
     from reason.cli.image import output_folder
-    from reason.cli.options import model_info
 
     if arguments.engine == "server":
         raise ReasonError("--ray spreads copies of the model; a server is asked by one process: leave out --ray")
-    info = model_info(arguments.engine, options)
+    info = _first_look(arguments.engine, options, job)
     job = replace(job, images={name: path.resolve() for name, path in job.images.items()})
     options = replace(options, model=str(Path(options.model).resolve()), data_parallel=1)
     folder = output_folder(arguments, info.model, job.vocabulary).resolve()
@@ -149,7 +150,7 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
     if names:
         note = {"images": str(arguments.images), "total": len(job.images), "unit": "image"}
         store.begin(survey, resume=arguments.resume, note=note)
-        with store, _cluster(debug=arguments.debug) as nodes:
+        with store, cluster_nodes(debug=arguments.debug) as nodes:
             running._keep_vocabulary(job.vocabulary, store)
             found = layout(nodes, options.tensor_parallel, arguments.data_parallel)
             size = portion_size(len(names), found.replicas, options.concurrency)
@@ -158,10 +159,25 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
             constructor = {"job": job, "kind": arguments.engine, "options": options, "folder": folder, "note": note}
             start = time.monotonic()
             with _progress(store, len(names), quiet=arguments.quiet):
-                rows = _spread(names, size, found, constructor)
+                rows = spread(names, size, found, constructor)
             sys.stdout.write(f"{summed_up(rows, time.monotonic() - start)}\n")
         survey = store.survey(job.images)
     return running._say_end("image", store, survey, summary)
+
+
+def _first_look(kind: EngineKind, options: EngineOptions, job: ImageJob) -> EngineInfo:
+    """What can be known of the model on a machine that need not be able to hold it; each replica checks its own.
+
+    Raises:
+        ReasonError: the model cannot be cut as asked, or a conversation does not fit.
+    """
+    from reason.checks import check_fits, check_tensor_parallel
+    from reason.model_folder import model_hash, read_model_folder
+
+    model = read_model_folder(options.model)
+    check_tensor_parallel(model, options.tensor_parallel)
+    check_fits(options, job.constant_text(), job.answer_tokens())
+    return EngineInfo(kind, "", model.path.name, model_hash(model))
 
 
 def portion_size(images: int, replicas: int, concurrency: int) -> int:
@@ -182,7 +198,7 @@ def summed_up(rows: Sequence[Mapping[str, Any]], seconds: float) -> str:
     return f"{total} images in {seconds:.1f} s ({total / seconds:.2f} a second, starts included), {where}: {shares}"
 
 
-def _spread(names: Sequence[str], size: int, found: Layout, constructor: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def spread(names: Sequence[str], size: int, found: Layout, constructor: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Hand out portions of `names`; one row of counts a portion.
 
     Raises:
@@ -211,12 +227,12 @@ def _spread(names: Sequence[str], size: int, found: Layout, constructor: Mapping
         own = _own_error(error)
         if own is None:
             raise ReasonError(f"Ray: {_last_line(error)}; start again, what was finished is kept (--debug)") from error
-        raise type(own)(str(own)) from error
+        raise own from error
     return rows_of_counts
 
 
 @contextmanager
-def _cluster(*, debug: bool) -> Iterator[list[Mapping[str, float]]]:
+def cluster_nodes(*, debug: bool) -> Iterator[list[Mapping[str, float]]]:
     """Join the cluster that RAY_ADDRESS names, or the one on this machine; the resources of its living nodes.
 
     Raises:
@@ -288,13 +304,13 @@ def _newer(folder: Path, than: int) -> int:
 
 
 def _own_error(error: BaseException | None) -> ReasonError | None:
-    """The error of ours that Ray's error wraps, if there is one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, ReasonError):
-            return EngineGone(str(error)) if isinstance(error, EngineGone) else ReasonError(str(error))
-        error = getattr(error, "cause", None) or error.__cause__
+    """The error of ours that a replica raised, out of the traceback that Ray makes of it."""
+    while error is not None:
+        found = _RAISED.findall(str(error))
+        if found:
+            name, message = found[-1]
+            return EngineGone(message) if name == EngineGone.__name__ else ReasonError(message)
+        error = error.__cause__
     return None
 
 

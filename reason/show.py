@@ -130,10 +130,11 @@ def _state(shown: Shown) -> str:
 
 
 def _candidates(extra: Mapping[str, Any]) -> str:
-    alignment = extra.get("alignment")
+    alignment, written = extra.get("alignment"), extra.get("candidates")
+    if written == []:
+        return _absent("The model named none.")
     if not isinstance(alignment, list):
-        written = extra.get("candidates")
-        if not isinstance(written, list) or not written:
+        if not isinstance(written, list):
             return _absent()
         alignment = [{"written": name} for name in written]
     rows = _join(_candidate(entry) for entry in alignment if isinstance(entry, Mapping))
@@ -157,7 +158,7 @@ def _candidate(entry: Mapping[str, Any]) -> str:
 
 def _cards(reasons: Sequence[Reason], outside: set[str]) -> str:
     if not reasons:
-        return _absent()
+        return _absent("There are none.")
     return '<div class="cards">\n' + _join(_card(reason, reason.name in outside) for reason in reasons) + "\n</div>"
 
 
@@ -192,7 +193,7 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            rows += _rows(value, "" if key == "provenance" else f"{prefix}{key}.")
+            rows += _rows(value, "" if key in ("provenance", "parts") else f"{prefix}{key}.")
         elif value not in (None, "", []):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             rows.append((f"{prefix}{key}".replace("_", " "), text))
@@ -245,8 +246,8 @@ def _style() -> str:
     return (PAGES / "page.css").read_text(encoding="utf-8")
 
 
-def _absent() -> str:
-    return '<p class="note">The file says nothing of it.</p>'
+def _absent(text: str = "The file says nothing of it.") -> str:
+    return f'<p class="note">{text}</p>'
 
 
 def _join(parts: Iterable[str]) -> str:

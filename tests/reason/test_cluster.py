@@ -15,9 +15,14 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed here: bash install.sh reason")
 
 from reason.claims import living_workers
-from reason.cluster import Layout, layout, portion_size, summed_up
+from reason.cluster import Layout, cluster_nodes, layout, portion_size, spread, summed_up
+from reason.conversation import TaskOptions
+from reason.engines import EngineOptions
 from reason.errors import ReasonError
+from reason.jobs import NO_ALIGNER, ImageJob
+from reason.prompts import load_prompts
 from reason.triplets import load_image
+from reason.vocabulary import parse_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +62,7 @@ def test_portions() -> None:
     assert summed_up(rows, 4.0) == "8 images in 4.0 s (2.00 a second, starts included), 2 replicas on 2 nodes: a 2, b 6"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a cluster of two nodes; each has room for one replica."""
     from ray.cluster_utils import Cluster
@@ -110,6 +115,19 @@ def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, ph
     assert all(load_image(path).extra["provenance"]["engine"] == "vllm" for path in results)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "done before the kill, and not again"
     assert "Traceback" not in said
+
+
+def test_the_error_of_a_replica_is_ours(cluster: str, photos: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A node that does not see the folder of results: one line, out of Ray's traceback."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    images = {path.stem: path for path in photos.iterdir()}
+    job = ImageJob(images, parse_vocabulary("cat, dog"), load_prompts(), TaskOptions(), NO_ALIGNER, 0.7)
+    options = EngineOptions(model="llm/none")
+    constructor = {"job": job, "kind": "vllm", "options": options, "folder": tmp_path / "nowhere", "note": {}}
+    with cluster_nodes(debug=False) as nodes:
+        assert len(nodes) == 2
+        with pytest.raises(ReasonError, match="^.*nowhere: not to be seen from node .*; all nodes must share it$"):
+            spread(list(images), 4, Layout(2, 0, 1), constructor)
 
 
 def test_no_cluster(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
