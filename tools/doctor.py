@@ -187,12 +187,12 @@ def _weights() -> Iterator[Finding]:
 
 def _datasets() -> Iterator[Finding]:
     from maft.data import dataset_status, register_all
-    from tools.benchmarks import PHOTOS, SUITES
+    from tools.benchmarks import BY_NAME_ONLY, SUITES
 
     register_all()
     benchmarks = {entry.dataset: entry for suite in SUITES.values() for entry in suite.benchmarks}
     for name, benchmark in benchmarks.items():
-        if benchmark.name == PHOTOS:
+        if benchmark.name in BY_NAME_ONLY:
             continue
         status = dataset_status(name)
         if status.present:
@@ -205,9 +205,11 @@ def _datasets() -> Iterator[Finding]:
 
 
 def _vocabularies() -> list[str]:
-    from tools.benchmarks import PHOTOS, SUITES
+    from tools.benchmarks import BY_NAME_ONLY, SUITES
 
-    return list(dict.fromkeys(b.name for suite in SUITES.values() for b in suite.benchmarks if b.name != PHOTOS))
+    return list(
+        dict.fromkeys(b.name for suite in SUITES.values() for b in suite.benchmarks if b.name not in BY_NAME_ONLY)
+    )
 
 
 def _generic_reasons() -> Iterator[Finding]:

@@ -13,8 +13,8 @@ import pytest
 from maft.data import dataset_spec
 from maft.errors import UserError
 from tools.assets import checkpoint_problem, count_files
-from tools.benchmarks import PHOTOS, SUITES, parse_overrides, plan
-from tools.run_benchmarks import choose, outcome, parse_arguments, train_net_command
+from tools.benchmarks import BY_NAME_ONLY, MINI, PHOTOS, SUITES, parse_overrides, plan
+from tools.run_benchmarks import choose, mini_command, outcome, parse_arguments, train_net_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def test_the_table_names_what_exists() -> None:
         assert (ROOT / suite.config).is_file() and (ROOT / suite.config_plain).is_file()
         assert (ROOT / suite.weights).name in (ROOT / "pretrained/README.md").read_text(encoding="utf-8")
         for benchmark in suite.benchmarks:
-            if benchmark.name != PHOTOS:
+            if benchmark.name not in BY_NAME_ONLY:
                 assert dataset_spec(benchmark.dataset).vocabulary == benchmark.name
                 assert (ROOT / "datasets/vocabularies" / f"{benchmark.name}.json").is_file()
     assert [benchmark.name for benchmark in SUITES["base"].default] == ["voc20", "pc59", "ade150", "pc459", "ade847"]
@@ -123,6 +123,21 @@ def test_photographs_run_with_stand_ins_unless_the_weights_are_there(workplace: 
     assert "MODEL.WEIGHTS" not in plan(SUITES["base"], photos, names_only=False, overrides={}).keys
 
 
+@pytest.mark.parametrize("suite", ["base", "pano"])
+def test_mini_runs_when_named_with_its_own_weights_and_without_names_only(workplace: Path, suite: str) -> None:
+    (mini,) = choose(SUITES[suite], [MINI])
+    missing = plan(SUITES[suite], mini, names_only=True, overrides={})
+    assert "weights tools/mini/weights/mini.safetensors: no such file" in what(missing.missing)
+    assert "mini does not take --names-only" in what(missing.missing)
+    weights = workplace / "tools/mini/weights/mini.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"small, as it should be")
+    entry = plan(SUITES[suite], mini, names_only=False, overrides={"OUTPUT_DIR": "elsewhere", "TEST.BATCH_SIZE": "2"})
+    assert entry.can_run and entry.missing == ()
+    command = mini_command(entry, resume=True)
+    assert command[1:] == ("-m tools.mini evaluate --output elsewhere --resume -- TEST.BATCH_SIZE 2".split())
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -183,7 +198,7 @@ def test_command_line_lists_all_that_is_missing_before_anything_runs(tmp_path: P
 def test_command_line_refuses_an_unknown_benchmark() -> None:
     done = run_module("tools.run_benchmarks", "pano", "pc59")
     assert done.returncode == 2
-    assert done.stderr == "error: benchmark 'pc59': unknown to 'pano'; choose from ade150, photos\n"
+    assert done.stderr == "error: benchmark 'pc59': unknown to 'pano'; choose from ade150, photos, mini\n"
 
 
 def test_doctor_speaks_json() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.data import DatasetCatalog
 
 from maft.data import InferenceMapper
@@ -66,8 +67,10 @@ def evaluate_methods(
     Raises:
         UserError: a configuration, the weights or a file is missing or malformed.
     """
+    common = {} if torch.cuda.is_available() else {"MODEL.DEVICE": "cpu"}
     for method in methods:
-        keys = {
+        print(f"\n== {method.title}{f' ({method.name})' if '@' in method.name else ''}", flush=True)
+        keys = common | {
             "DATASETS.TEST": f"('{DATASET}',)",
             "OUTPUT_DIR": str(output / method.name),
             "MODEL.REASON.BANK_DIR": str(output / "text_bank"),
@@ -75,7 +78,7 @@ def evaluate_methods(
             **method.keys,
             **overrides,
         }
-        logger.info("== %s: %s", method.title, keys)
+        logger.info("%s: %s", method.name, keys)
         _evaluate(configs[method.reasons], keys, resume=resume)
 
 

@@ -1,0 +1,114 @@
+"""The whole command on a few pictures with stand-in weights; its figures are those of train_net.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from maft.data import InferenceMapper
+from maft.meta_arch import build_network
+from maft.seeding import SEEDED
+from maft.weights import load_for_evaluation
+from reason.jsonfile import read_json
+from tools.mini import dataset
+from tools.mini.__main__ import main
+from tools.mini.dataset import SPLITS, Layout, prepare
+from tools.mini.methods import main_methods
+from tools.mini.results import DATASET, read_evaluation, scores_of
+from tools.mini.world import GROUPS
+from train_net import build_config, evaluate_all, register_datasets
+
+PICTURES = {"train": 2, "val": 3}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> None:
+    """Three pictures below a folder of their own."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    monkeypatch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
+
+
+@pytest.fixture
+def output(few: None, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    words = ["evaluate", "--output", str(folder), "--", "MODEL.WEIGHTS", SEEDED]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    for title in ("names only", "generic reasons", "image-specific reasons", "image-specific, aligned"):
+        assert f"== {title}" in printed.out
+        assert f"| {title}" in printed.out
+    assert "MEANS NOTHING" in printed.err
+    return folder
+
+
+def test_one_command_leaves_figures_and_report_and_equals_train_net(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(dataset.default_root(), "val")
+    document = read_json(output / "results.json")
+    methods = main_methods(layout)
+    for method in methods:
+        results = read_evaluation(output / method.name)
+        assert results["images"] == {"total": 3, "earlier_run": 0, "this_run": 3}
+        scores = scores_of(results)
+        assert document[method.name] == {group: scores[group] for group in GROUPS}
+        expected = {"names": {"plain": 3}, "generic": {"generic_missing_file": 3}}.get(method.name, {"image": 3})
+        assert {key: results["usage"].get(key) for key in expected} == expected
+        assert results["provenance"]["reasons"]["mode"] == {
+            "names": "class names only",
+            "image_aligned": "aligned",
+        }.get(method.name, "reference")
+    text = (output / "report.html").read_text(encoding="utf-8")
+    assert "random stand-ins" in text
+
+    image = methods[2]
+    keys = {**image.keys, "MODEL.WEIGHTS": SEEDED, "MODEL.DEVICE": "cpu", "OUTPUT_DIR": str(output / "same")}
+    keys["DATASETS.TEST"] = "('mini_val_sem_seg',)"
+    keys["MODEL.REASON.BANK_DIR"] = ""
+    semantic = through_train_net(keys)
+    assert semantic["metrics"]["sem_seg"] == read_evaluation(output / image.name)["metrics"]["sem_seg"]
+    panoptic = through_train_net(
+        {**keys, "DATASETS.TEST": f"('{DATASET}',)", "INPUT.DATASET_MAPPER_NAME": "coco_panoptic_lsj"}
+    )
+    assert panoptic["metrics"]["panoptic_seg"] == read_evaluation(output / image.name)["metrics"]["panoptic_seg"]
+
+    assert main(["evaluate", "--output", str(output), "--resume", "--", "MODEL.WEIGHTS", SEEDED]) == 0
+    assert read_json(output / "results.json") == document
+    assert "0.0" in capsys.readouterr().out
+
+
+def through_train_net(keys: dict[str, str]) -> dict[str, Any]:
+    """What `train_net.py --eval-only` does in its one process."""
+    config = "configs/mini/eval_reason.yaml"
+    cfg = build_config(config, [word for pair in keys.items() for word in pair])
+    register_datasets(cfg)
+    cfg.freeze()
+    model = build_network(cfg)
+    load_for_evaluation(cfg, model)
+    ((_, evaluation),) = evaluate_all(cfg, model, config, resume=False).items()
+    return dict(evaluation)
+
+
+def test_missing_weights_are_one_line(few: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["evaluate", "--output", str(tmp_path), "--", "MODEL.WEIGHTS", str(tmp_path / "none.safetensors")])
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "none.safetensors" in error
+    assert "Traceback" not in error
+
+
+def test_pictures_reach_the_network_in_their_own_size(few: None) -> None:
+    """No picture is resized or padded: 256 pixels are a multiple of the network's stride."""
+    cfg = build_config("configs/mini/eval_reason.yaml", ["MODEL.DEVICE", "cpu"])
+    register_datasets(cfg)
+    record = DatasetCatalog.get(DATASET)[0]
+    assert InferenceMapper.from_config(cfg)(record)["image"].shape == (3, 256, 256)
