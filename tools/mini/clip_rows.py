@@ -88,19 +88,26 @@ def say_of_look_alike(segment: Segment, rng: np.random.Generator) -> Saying:
 
 
 def questions(rng: np.random.Generator) -> list[tuple[str, ...]]:
-    """Sentences to choose from: which kind it is, then for every one of `AXES` which value it has.
+    """Sentences to choose from: what it is called, then for every one of `AXES` which value it has.
 
     Returns:
-        1 + axes tuples, in the order of `Facts`; their sentences in the order of `SEEN` (where `KINDS` begins) or of
-        the values.
+        1 + axes tuples, in the order of `Facts`: a name for every one of `SEEN` and a made-up one, which is right for
+        free combinations; then a sentence a value.
     """
-    kinds = tuple(_fill(_name(kind, kind.thing, rng), rng) for kind in SEEN)
-    asked = [kinds]
+    names = [_name(kind, kind.thing, rng) for kind in SEEN]
+    asked = [tuple(_fill(name, rng) for name in (*names, made_up_name(rng)))]
     for thing, axis, values in AXES:
         names = [_name(None, thing, rng) for _ in values]
         phrases = [describe(thing, {axis: value}) for value in values]
         asked.append(tuple(_fill(f"{name} that has {said}", rng) for name, said in zip(names, phrases, strict=True)))
     return asked
+
+
+def answers(regions: Facts) -> Tensor:
+    """(N, F) facts of regions -> (N, F) int64 place of the right option of every one of `questions`; -1: not asked."""
+    right = torch.from_numpy(regions.copy())
+    right[right[:, 0] == _NOTHING, 0] = len(SEEN)
+    return right
 
 
 def _looks(segment: Segment) -> dict[str, str]:

@@ -3,10 +3,10 @@
     python -m tools.mini.train_clip [--seed 0] [--output out/mini/clip.safetensors]
 
 Regions are pooled from the dense features as in the segmentor, since that is what they are for: masks at stride 32,
-then the trunk's head and CLIP's projection. Two losses add up. One is CLIP's: regions against the sayings of a batch,
-both ways, with equal weight on all that is true (several regions may be red). The other asks every region which of all
-kinds and which of all values of every axis it has, each option a caption. Nothing here reads validation pictures;
-`tools.mini.clip_report` says what was learned.
+then the trunk's head and CLIP's projection. First come close-ups, cheap and mostly of free combinations of attributes,
+so that kinds are not learned by heart; then whole scenes. Two losses add up. One is CLIP's: regions against the sayings
+of a batch, both ways, where several may be true of a region, or of several regions. The other asks every region what it
+is called and which value of every axis it has; each option is a caption. Nothing here sees a validation picture.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import argparse
 import logging
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ PIXEL_MEAN, PIXEL_STD = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 6
 """As in configs/base.yaml."""
 
 _MASK_STRIDE = 4
+_QUESTIONS_WEIGHT = 3.0
+_CLOSE_UP, _SHIFT, _FREE_RATHER, _MOSTLY, _SMALLEST_GROUND = 128, 12.0, 3.0, 0.6, 1500
 _SMALLEST_REGION = 300
 """Pixels; of less, hardly anything is left at stride 32."""
 
@@ -58,7 +61,9 @@ class Recipe:
     Attributes:
         seed: of initial weights, order, flips and captions; the pictures are always the same.
         iterations: steps.
-        batch: pictures a step.
+        close_ups: part of the steps, the first ones, that see close-ups.
+        batch: scenes a step.
+        close_up_batch: close-ups a step.
         scenes: different pictures.
         rate: largest learning rate; it rises linearly over `warmup` steps and falls to zero as a cosine.
         warmup: steps.
@@ -68,10 +73,12 @@ class Recipe:
     """
 
     seed: int = 0
-    iterations: int = 900
+    iterations: int = 1300
+    close_ups: float = 0.5
     batch: int = 12
+    close_up_batch: int = 32
     scenes: int = 2500
-    rate: float = 3e-3
+    rate: float = 4e-3
     warmup: int = 50
     weight_decay: float = 0.02
     layer_scale: float = 0.5
@@ -106,8 +113,39 @@ def regions_of(scene: Scene) -> Regions:
     )
 
 
+def close_up(sample: Regions, rng: np.random.Generator) -> Regions:
+    """A window of `_CLOSE_UP` pixels around one thing, with the regions that are still there for the most part.
+
+    Free combinations are chosen `_FREE_RATHER` times as often as known kinds.
+    """
+    rather = [_FREE_RATHER * segment.thing if segment.kind is None else segment.thing for segment in sample.segments]
+    weights = np.array(rather, dtype=np.float64)
+    if not weights.any():
+        return sample
+    place = int(rng.choice(len(weights), p=weights / weights.sum()))
+    x, y, width, height = sample.segments[place].box
+    centre = np.array([y + height / 2, x + width / 2]) + rng.uniform(-_SHIFT, _SHIFT, 2) - _CLOSE_UP / 2
+    largest = sample.pixels.shape[-1] - _CLOSE_UP
+    top, left = (int(np.clip(value, 0, largest)) // _MASK_STRIDE for value in centre)
+    side = _CLOSE_UP // _MASK_STRIDE
+    masks = sample.masks[:, top : top + side, left : left + side]
+    seen = masks.sum(dim=(1, 2)).tolist()
+    whole = sample.masks.sum(dim=(1, 2)).tolist()
+    kept = [
+        number
+        for number, segment in enumerate(sample.segments)
+        if seen[number] >= (_MOSTLY * whole[number] if segment.thing else _SMALLEST_GROUND)
+    ]
+    rows, columns = (slice(start * _MASK_STRIDE, start * _MASK_STRIDE + _CLOSE_UP) for start in (top, left))
+    segments = tuple(sample.segments[number] for number in kept)
+    return Regions(sample.pixels[:, rows, columns], masks[kept], segments, sample.facts[kept])
+
+
 class RegionClip(nn.Module):
     """The mini CLIP, as the segmentor uses it: one feature a region, one a sentence."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,18 +222,18 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
     return -(rows + columns)
 
 
-def question_loss(features: Tensor, options: Sequence[Tensor], facts: Tensor, scale: Tensor) -> Tensor:
+def question_loss(features: Tensor, options: Sequence[Tensor], answers: Tensor, scale: Tensor) -> Tensor:
     """Mean over questions of the cross entropy of the regions that have an answer.
 
     Args:
         features: (N, E) of regions, normalised.
-        options: a question's (choices, E) rows, in the order of the columns of `facts`.
-        facts: (N, questions), the answer's place or -1.
+        options: a question's (choices, E) rows, in the order of the columns of `answers`.
+        answers: (N, questions), the right option's place or -1.
         scale: inverse temperature.
     """
     losses = [
         F.cross_entropy(scale * features[answer >= 0] @ rows.T, answer[answer >= 0])
-        for rows, answer in zip(options, facts.T, strict=True)
+        for rows, answer in zip(options, answers.T, strict=True)
         if (answer >= 0).any()
     ]
     return torch.stack(losses).mean()
@@ -217,7 +255,8 @@ def step_loss(model: RegionClip, batch: Sequence[Regions], rng: np.random.Genera
     asked = clip_rows.questions(rng)
     rows = model.encode_sentences([sentence for options in asked for sentence in options])
     options = rows.split([len(options) for options in asked])
-    return contrast + question_loss(features, options, torch.from_numpy(facts).to(features.device), model.scale)
+    asking = question_loss(features, options, clip_rows.answers(facts).to(features.device), model.scale)
+    return contrast + _QUESTIONS_WEIGHT * asking
 
 
 def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[float]]:
@@ -230,14 +269,12 @@ def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[fl
     rng = np.random.default_rng(recipe.seed)
     model = _new_model(recipe).to(device).train()
     optimizer = _optimizer(model, recipe)
-    scenes = tqdm(range(recipe.scenes), desc="drawing", disable=recipe.scenes < 200)
-    samples = [regions_of(clip_training_scene(number)) for number in scenes]
+    samples = [regions_of(clip_training_scene(number)) for number in _bar(recipe.scenes, "drawing")]
     losses = []
-    for step in tqdm(range(recipe.iterations), desc="training CLIP", disable=recipe.iterations < 50):
+    for step in _bar(recipe.iterations, "training CLIP"):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * _rate(step, recipe)
-        batch = [samples[place] for place in rng.integers(len(samples), size=recipe.batch)]
-        loss = step_loss(model, batch, rng)
+        loss = step_loss(model, _batch(samples, step < recipe.close_ups * recipe.iterations, recipe, rng), rng)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -246,6 +283,17 @@ def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[fl
         if not math.isfinite(losses[-1]):
             raise UserError(f"the loss is {losses[-1]} at step {step}; use a smaller --rate")
     return model.cpu().eval(), losses
+
+
+def _bar(count: int, title: str) -> Iterable[int]:
+    """Numbers from 0 behind a progress bar, which writes little into a log file."""
+    return tqdm(range(count), desc=title, mininterval=0.2 if sys.stderr.isatty() else 30, disable=count < 50)
+
+
+def _batch(samples: Sequence[Regions], near: bool, recipe: Recipe, rng: np.random.Generator) -> list[Regions]:
+    """Close-ups or whole scenes, drawn at random."""
+    places = rng.integers(len(samples), size=recipe.close_up_batch if near else recipe.batch)
+    return [close_up(samples[place], rng) if near else samples[place] for place in places]
 
 
 def _new_model(recipe: Recipe) -> RegionClip:
@@ -259,7 +307,8 @@ def _new_model(recipe: Recipe) -> RegionClip:
 
 
 def _optimizer(model: RegionClip, recipe: Recipe) -> torch.optim.Optimizer:
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or "embedding" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
