@@ -53,10 +53,19 @@ class _Seen:
     segments: Maps
     triplet: ImageTriplet
 
+    def right(self, method: str) -> dict[int, float]:
+        """Class of the picture to the part of its pixels that a method gets right, in [0, 1]."""
+        classes = self.predictions[method].classes
+        return {
+            int(index): float((classes[self.truth.classes == index] == index).mean())
+            for index in np.unique(self.truth.classes[self.truth.classes != NONE])
+        }
+
     @property
     def gain(self) -> float:
-        """The part of the pixels that are right with reasons, less the part without."""
-        return agreement(self.predictions[_AFTER], self.truth) - agreement(self.predictions[_BEFORE], self.truth)
+        """What reasons add to these parts, on average over the picture's classes."""
+        before, after = self.right(_BEFORE), self.right(_AFTER)
+        return sum(after[index] - before[index] for index in after) / len(after)
 
 
 def write_report(layout: Layout, output: Path, path: Path) -> Path:
@@ -219,8 +228,9 @@ def _sections(pictures: Sequence[_Seen], methods: Sequence[Method]) -> list[str]
     parts = [
         page.heading("Pictures where reasons helped most"),
         page.paragraphs(
-            "Under each picture: the class for which the most pixels changed from wrong to right or back, between "
-            "names only and image-specific reasons, and the reason that did it.",
+            "Most: on average over the classes of a picture. Under each picture: the class of which the largest part "
+            "changed from wrong to right or back, between names only and image-specific reasons, and the reason that "
+            "did it. Colours stand for classes.",
             style="soft",
         ),
         show(helped),
@@ -257,24 +267,18 @@ def _figure(title: str, note: str, seen: _Seen, maps: Maps, words: Vocabulary) -
 
 
 def _difference(seen: _Seen, observer: Mapping[str, Any]) -> page.Difference | None:
-    """The class of the picture with the most pixels that changed from wrong to right or back."""
-    best: tuple[int, int, float, float] | None = None
-    for index in np.unique(seen.truth.classes[seen.truth.classes != NONE]):
-        mask = seen.truth.classes == index
-        before, after = (seen.predictions[name].classes[mask] == index for name in (_BEFORE, _AFTER))
-        changed = int(after.sum()) - int(before.sum())
-        if changed and (best is None or abs(changed) > abs(best[0])):
-            best = (changed, int(index), float(before.mean()), float(after.mean()))
-    if best is None:
+    """The class of which the largest part changed from wrong to right or back; of equals, new ones first."""
+    before, after = seen.right(_BEFORE), seen.right(_AFTER)
+    index = max(after, key=lambda index: (round(abs(after[index] - before[index]), 2), index))
+    if after[index] == before[index]:
         return None
-    changed, index, share_before, share_after = best
     name = VAL_CLASSES[index].name
     headline = (
-        f"{name} ({VAL_CLASSES[index].group}): {share_before:.0%} of its pixels right by names only, "
-        f"{share_after:.0%} with image-specific reasons"
+        f"{name} ({VAL_CLASSES[index].group}): {before[index]:.0%} of its pixels right by names only, "
+        f"{after[index]:.0%} with image-specific reasons"
     )
     remarks = [text for text in _errors(observer) if text.startswith(f"{name}:")]
-    return page.Difference(headline, changed > 0, seen.triplet.reasons.get(name), remarks)
+    return page.Difference(headline, after[index] > before[index], seen.triplet.reasons.get(name), remarks)
 
 
 def _errors(observer: Mapping[str, Any]) -> list[str]:
@@ -290,5 +294,5 @@ def _errors(observer: Mapping[str, Any]) -> list[str]:
 def data_uri(pixels: NDArray[np.uint8]) -> str:
     """The picture (H, W, 3) as a WebP data URI."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="WEBP", quality=_WEBP_QUALITY)
+    Image.fromarray(pixels).save(stream, format="WEBP", quality=_WEBP_QUALITY, method=2)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
