@@ -16,11 +16,11 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
 
-from maft.checkpoint import load_model_weights
 from maft.data import InferenceMapper, write_label_map
 from maft.evaluation.files import user_errors, write_aside
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.seeding import SEEDED
+from maft.weights import load_for_evaluation
 from reason.vocabulary import Vocabulary
 from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
 
@@ -77,7 +77,7 @@ class Segmenter:
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary, *, panoptic: bool) -> None:
         model = build_network(cfg)
         assert isinstance(model, MAFT_Plus)
-        load_model_weights(model, cfg.MODEL.WEIGHTS)
+        load_for_evaluation(cfg, model)
         self.model, self.vocabulary, self.panoptic = model, vocabulary, panoptic
         self.weights: str = cfg.MODEL.WEIGHTS
         self._mapper = InferenceMapper.from_config(cfg)
