@@ -15,8 +15,10 @@ from maft.weights import load_for_evaluation
 from reason.jsonfile import read_json
 from tools.mini import dataset
 from tools.mini.__main__ import main
-from tools.mini.dataset import SPLITS, Layout, prepare
+from tools.mini.dataset import LIST_ONLY, SPLITS, Layout, prepare
 from tools.mini.methods import main_methods
+from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+from tools.mini.report import SWEEP_FILE
 from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.world import GROUPS
 from train_net import build_config, evaluate_all, register_datasets
@@ -39,7 +41,7 @@ def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> Non
 @pytest.fixture
 def output(few: None, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    words = ["evaluate", "--output", str(folder), "--", "MODEL.WEIGHTS", SEEDED]
+    words = ["evaluate", "--output", str(folder), "--observer-sweep", "--", "MODEL.WEIGHTS", SEEDED]
     assert main(words) == 0
     printed = capsys.readouterr()
     for title in ("names only", "generic reasons", "image-specific reasons", "image-specific, aligned"):
@@ -68,6 +70,12 @@ def test_one_command_leaves_figures_and_report_and_equals_train_net(
         }.get(method.name, "reference")
     text = (output / "report.html").read_text(encoding="utf-8")
     assert "random stand-ins" in text
+    rows = {(row["reasons"], row["observer"]): row["scores"] for row in read_json(output / SWEEP_FILE)["rows"]}
+    assert rows.keys() == {(kind, level) for kind in ("generic", "image") for level in LEVELS} | {("image", LIST_ONLY)}
+    for kind in ("generic", "image"):
+        assert rows[kind, DEFAULT_LEVEL] == scores_of(read_evaluation(output / kind))
+        assert text.count(f" errors: {kind} reasons</td>") == len(LEVELS)
+    assert rows["image", LIST_ONLY] == scores_of(read_evaluation(output / "sweep" / f"image@{LIST_ONLY}"))
 
     image = methods[2]
     keys = {**image.keys, "MODEL.WEIGHTS": SEEDED, "MODEL.DEVICE": "cpu", "OUTPUT_DIR": str(output / "same")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,15 @@ def group_miou(metrics: Mapping[str, Any], belongs: Callable[[MiniClass], bool])
 def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
     """mIoU by group, of the new classes whose colour varies ("varying"), and panoptic qualities, in percent."""
     semantic, panoptic = results["metrics"]["sem_seg"], results["metrics"]["panoptic_seg"]["all"]
-    scores = {group: group_miou(semantic, lambda entry, group=group: entry.group == group) for group in GROUPS}  # type: ignore[misc]
+    scores: dict[str, float] = {}
+    for group in GROUPS:
+        scores[group] = group_miou(semantic, partial(_is_of, group))
     scores["varying"] = group_miou(semantic, lambda entry: entry.kind.varies)
     return scores | {quality: float(panoptic[quality]) for quality in QUALITIES}
+
+
+def _is_of(group: str, entry: MiniClass) -> bool:
+    return entry.group == group
 
 
 def results_document(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

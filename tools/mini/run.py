@@ -118,7 +118,8 @@ def _sweep(
     """The value of observer_sweep.json; the default observer's rows are those of the main evaluations."""
     others = sweep_methods(layout)
     evaluate_methods(others, output / "sweep", overrides, resume=resume)
-    found = {method.name: read_evaluation(output / "sweep" / method.name) for method in others}
+    found: dict[str, Mapping[str, Any]] = {}
+    found |= {method.name: read_evaluation(output / "sweep" / method.name) for method in others}
     found |= {f"{name}@{DEFAULT_LEVEL}": evaluations[name] for name in ("generic", "image")}
     names = [f"{name}@{level}" for level in LEVELS for name in ("generic", "image")] + [others[-1].name]
     rows = [
