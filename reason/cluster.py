@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ _LARGEST_PORTION = 8
 """Of an engine's concurrency, in images."""
 
 _LOOK_SECONDS = 5.0
+_KNOCK_SECONDS = 10.0
 _RAISED = re.compile(r"^reason\.errors\.(\w+): (.+)$", re.MULTILINE)
 _PASSED_ON = ("VLLM_", "HF_", "OMP_", "TOKENIZERS_", "CUDA_HOME", "DO_NOT_TRACK")
 """Beginnings of the environment variables that the actors get from the command."""
@@ -250,13 +252,14 @@ def cluster_nodes(*, debug: bool) -> Iterator[list[Mapping[str, float]]]:
     address = os.environ.get("RAY_ADDRESS") or "auto"
     environment = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=debug,
             logging_level=logging.INFO if debug else logging.ERROR,
             runtime_env={"py_modules": [str(Path(__file__).resolve().parent)], "env_vars": environment},
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = "on this machine" if address == "auto" else f"at {address}"
         raise ReasonError(
             f"--ray: no Ray cluster answers {where} ({_last_line(error)}): 'ray start --head' starts one, "
@@ -266,6 +269,13 @@ def cluster_nodes(*, debug: bool) -> Iterator[list[Mapping[str, float]]]:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError within seconds where nobody listens at HOST:PORT; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 @contextmanager

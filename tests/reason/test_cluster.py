@@ -105,7 +105,7 @@ def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, ph
             time.sleep(0.02)
         assert replicas, driver.communicate()[0]
         os.kill(min(replicas), signal.SIGKILL)
-        said = driver.communicate(timeout=240)[0]
+        said = driver.communicate(timeout=500)[0]
     finally:
         driver.kill()
     assert driver.returncode == 0, said
