@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -79,8 +80,8 @@ def train_all(options: argparse.Namespace, keys: Sequence[str]) -> None:
         UserError: the folder holds another run, or a step fails.
     """
     output: Path = options.output or Path("out/mini_train") / f"seed{options.seed}"
-    recipe = Recipe(seed=options.seed, iterations=options.clip_iterations)
-    _claim(output, {"seed": options.seed, "clip_iterations": recipe.iterations, "keys": list(keys)}, options.resume)
+    recipe = Recipe(seed=options.seed, iterations=options.clip_iterations, scenes=options.clip_scenes)
+    _claim(output, {**asdict(recipe), "keys": list(keys)}, options.resume)
     clip, weights, segmentor = output / "clip.safetensors", output / "mini.safetensors", output / "segmentor"
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -129,6 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and captions")
     parser.add_argument("--output", type=Path, help="default: out/mini_train/seed<seed>")
     parser.add_argument("--clip-iterations", type=int, default=Recipe.iterations, help="steps of CLIP's training")
+    parser.add_argument("--clip-scenes", type=int, default=Recipe.scenes, help="different pictures that CLIP sees")
     parser.add_argument("--ship", action="store_true", help=f"also write {SHIPPED.name} to tools/mini/weights")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

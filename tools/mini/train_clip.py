@@ -265,6 +265,8 @@ def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[fl
     Returns:
         the model on the CPU, in evaluation mode, and the loss of every step.
     """
+    # The optimiser's memory of words that no longer occur fades into denormal numbers, which are slow.
+    torch.set_flush_denormal(True)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     model = _new_model(recipe).to(device).train()
