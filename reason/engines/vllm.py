@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
 from typing import Any
@@ -60,6 +61,8 @@ class VllmEngine:
         self._ready: deque[Answer] = deque()
         self._in_flight: set[str] = set()
         self._problem = ""
+        self._closed = threading.Event()
+        wake_when_dead(self._engine.engine_core, self._closed)
         self.capacity = options.concurrency + max(2, options.concurrency // 4)
         self.info = EngineInfo("vllm", vllm.__version__, model.path.name, model_hash(model))
         _log.info("%s is loaded (%.0f s)", model.path.name, time.monotonic() - start)
@@ -100,6 +103,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """End vLLM's processes and free its memory."""
+        self._closed.set()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.engine_core.shutdown()
@@ -129,8 +133,36 @@ class VllmEngine:
         )
 
     def _gone(self, error: Exception) -> EngineGone:
-        self._problem = f"vLLM stopped: {_first_line(error)}; start again, what was finished is kept"
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        what = _first_line(error)
+        if isinstance(error, EngineDeadError):
+            what = "its process has ended; the lines above say why, or the system's log if it was killed for its memory"
+        self._problem = f"vLLM stopped: {what}; start again, what was finished is kept"
         return EngineGone(self._problem)
+
+
+def wake_when_dead(core: Any, closed: threading.Event, interval: float = 1.0) -> None:
+    """Let a killed engine process be noticed.
+
+    vLLM 0.29's client notes the death of its process, but whoever waits for that process's output waits for ever.
+
+    Args:
+        core: the client of vLLM's engine; one that runs the engine in this very process has nothing to watch.
+        closed: set when there is nothing to watch any more.
+        interval: seconds between two looks.
+    """
+    if not hasattr(core, "outputs_queue"):
+        return
+    resources, outputs = core.resources, core.outputs_queue
+
+    def watch() -> None:
+        while not closed.wait(interval):
+            if resources.engine_dead:
+                outputs.put_nowait(RuntimeError("the engine's process has ended"))
+                return
+
+    threading.Thread(target=watch, name="vllm-watch", daemon=True).start()
 
 
 def _arguments(model: ModelFolder, options: EngineOptions) -> Any:

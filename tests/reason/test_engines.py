@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from reason.conversation import Answer, Picture, Request, Sampling, Turn
 from reason.engines import Engine, EngineGone, EngineOptions, open_engine
-from reason.engines.vllm import VllmEngine
+from reason.engines.vllm import VllmEngine, wake_when_dead
 from reason.errors import ReasonError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +147,17 @@ def test_a_request_that_cannot_be_answered_costs_itself_only(vllm_engine: VllmEn
     assert "4096" in str(got["long"].error)
     assert got["cut"].finish_reason == "length" and got["cut"].error is None
     assert got["fine"].error is None and is_of_the_form(got["fine"].text)
+
+
+def test_whoever_waits_for_a_killed_process_is_woken() -> None:
+    core = SimpleNamespace(outputs_queue=queue.Queue(), resources=SimpleNamespace(engine_dead=False))
+    closed = threading.Event()
+    wake_when_dead(core, closed, interval=0.01)
+    with pytest.raises(queue.Empty):
+        core.outputs_queue.get(timeout=0.1)
+    core.resources.engine_dead = True
+    assert isinstance(core.outputs_queue.get(timeout=5), RuntimeError)
+    wake_when_dead(SimpleNamespace(), closed)  # an engine in this process
 
 
 def test_awq_weights_answer_like_what_they_stand_for(tiny_awq: tuple[Path, Path], photos: Path, tmp_path: Path) -> None:
