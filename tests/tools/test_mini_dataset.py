@@ -17,12 +17,12 @@ from reason.jsonfile import read_json
 from reason.triplets import load_generic, load_image
 from reason.vocabulary import load_vocabulary
 from tools.mini import dataset
-from tools.mini.dataset import REASON_DATA, Layout, prepare, register
+from tools.mini.dataset import REASON_DATA, SPLITS, Layout, prepare, register
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS, observe_classes, observe_scene
 from tools.mini.scenes import render_scene
 from tools.mini.world import VAL_CLASSES, class_groups, vocabulary
 
-PICTURES = {"train": 4, "val": 6}
+PICTURES = {"train": 4, "val": 6, "closed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_registered_data_sets_give_records_with_labels_and_groups(
 ) -> None:
     monkeypatch.setattr(prepare, "__defaults__", (None, dataset.SPLITS, PICTURES))
     names = register(tmp_path)
-    assert names == ("mini_train_sem_seg", "mini_train_panoptic", "mini_val_sem_seg", "mini_val_panoptic")
+    assert names == tuple(f"mini_{split}_{kind}" for split in SPLITS for kind in ("sem_seg", "panoptic"))
     assert set(names) <= set(dataset_names())
     assert not (tmp_path / "train").exists(), "training pictures are drawn when they are asked for"
     assert register(tmp_path) == names

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from maft.errors import UserError
@@ -26,7 +26,7 @@ from reason.jsonfile import read_json
 from tools.mini import dataset, report
 from tools.mini.__main__ import main
 from tools.mini.dataset import SPLITS, Layout, prepare, register
-from tools.mini.methods import main_methods, sweep_methods
+from tools.mini.methods import CLOSED, main_methods, sweep_methods
 from tools.mini.observer import LEVELS
 from tools.mini.results import (
     DATASET,
@@ -39,7 +39,7 @@ from tools.mini.results import (
 )
 from tools.mini.world import GROUPS, VAL_CLASSES
 
-PICTURES = {"train": 2, "val": 12}
+PICTURES = {"train": 2, "val": 12, "closed": 2}
 NEW = [index for index, entry in enumerate(VAL_CLASSES) if entry.group == "new"]
 PROVENANCE = {"config_file": "configs/mini/eval_reason.yaml", "weights_file": "some.safetensors", "weights_hash": "abc"}
 CHROMIUM = next(
@@ -55,16 +55,18 @@ def predict(labels: np.ndarray, method: str) -> np.ndarray:
     return np.where(np.isin(labels, unknown), 0, labels)
 
 
-def evaluate(folder: Path, method: str, *, save: bool) -> None:
+def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET) -> None:
     """Evaluate changed labels as if they were predictions."""
-    records = DatasetCatalog.get(DATASET)
-    target = results_folder(folder, DATASET)
+    records = DatasetCatalog.get(dataset)
+    target = results_folder(folder, dataset)
     kinds = (SemanticEvaluator, PanopticEvaluator)
-    evaluator = CombinedEvaluator([kind(DATASET, target, save, records=records) for kind in kinds])
+    evaluator = CombinedEvaluator([kind(dataset, target, save, records=records) for kind in kinds])
     found = {}
     for record in records:
         labels = torch.from_numpy(predict(np.asarray(Image.open(record["sem_seg_file_name"])), method).astype(np.int64))
-        scores = torch.nn.functional.one_hot(labels, len(VAL_CLASSES)).permute(2, 0, 1).float()
+        scores = (
+            torch.nn.functional.one_hot(labels, len(MetadataCatalog.get(dataset).short_names)).permute(2, 0, 1).float()
+        )
         segments = torch.from_numpy(np.asarray(Image.open(record["pan_seg_file_name"]))[..., 0].astype(np.int32))
         infos = [
             {"id": info["id"], "category_id": int(predict(np.array(info["category_id"]), method))}
@@ -79,7 +81,7 @@ def evaluate(folder: Path, method: str, *, save: bool) -> None:
         "usage": {},
         "seconds": 1.0,
     }
-    write_results(folder, DATASET, evaluation, PROVENANCE)
+    write_results(folder, dataset, evaluation, PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,7 @@ def output(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
         for method in main_methods(layout):
             evaluate(folder / method.name, method.name, save=method.shown)
+        evaluate(folder / CLOSED.name, "image", save=False, dataset=CLOSED.dataset)
     return folder
 
 
@@ -198,6 +201,7 @@ def test_page_shows_every_picture_with_the_reason_that_made_the_difference(page:
     assert shown.text.count("0% of its pixels right by names only, 100% with image-specific reasons") == with_new
     assert "The reasons come from a simulated observer" in shown.text
     assert "misses 10% of the classes" in shown.text
+    assert "(2 other pictures, 16 classes): mIoU 100.0, PQ 100.0." in shown.text
     assert "random stand-ins" not in shown.text
     for entry in VAL_CLASSES:
         assert entry.name in shown.text

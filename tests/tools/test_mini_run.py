@@ -23,7 +23,7 @@ from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.world import GROUPS
 from train_net import build_config, evaluate_all, register_datasets
 
-PICTURES = {"train": 2, "val": 3}
+PICTURES = {"train": 2, "val": 3, "closed": 2}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def output(few: None, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.C
     for title in ("names only", "generic reasons", "image-specific reasons", "image-specific, aligned"):
         assert f"== {title}" in printed.out
         assert f"| {title}" in printed.out
+    assert "Seen kinds alone, by names only (2 other pictures, 16 classes): mIoU" in printed.out
     assert "MEANS NOTHING" in printed.err
     return folder
 

@@ -66,6 +66,7 @@ def test_a_seed_gives_the_same_scene_in_another_process(repository: Path) -> Non
     pixels = scene.image.tobytes() + scene.panoptic.tobytes() + scene.semantic.tobytes()
     assert runs[0].split()[2] == hashlib.sha256(pixels).hexdigest()
     assert len(set(runs[0].split())) == 3
+    assert not np.array_equal(render_scene(7, "closed").image, render_scene(7, "train").image)
 
 
 def test_labels_say_what_was_drawn(val_scenes: list[Scene], clip_scenes: list[Scene]) -> None:
@@ -119,7 +120,7 @@ def test_every_validation_class_occurs_often_enough() -> None:
 
 
 def test_new_kinds_are_held_out_of_every_training_picture(clip_scenes: list[Scene]) -> None:
-    train = [render_scene(seed, "train") for seed in range(20)]
+    train = [render_scene(seed, split) for split in ("train", "closed") for seed in range(20)]
     free = 0
     for scene in [*train, *clip_scenes]:
         for segment in scene.segments:

@@ -1,6 +1,6 @@
-"""The mini world as files, and as data sets of detectron2: `mini_{train,val}_{sem_seg,panoptic}`.
+"""The mini world as files, and as data sets of detectron2: `mini_{train,val,closed}_{sem_seg,panoptic}`.
 
-Below a split's folder `<root>/train` or `<root>/val`:
+Below a split's folder, such as `<root>/val`:
 images/<stem>.png             pictures, RGB
 annotations/<stem>.png        class indices of the split's vocabulary, 255 = none
 panoptic/<stem>.png           COCO panoptic segments, described in panoptic.json
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 PREFIX = "mini_"
 """How the names of these data sets begin."""
 
-SPLITS: tuple[Split, ...] = ("train", "val")
-COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120}
+SPLITS: tuple[Split, ...] = ("train", "val", "closed")
+COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120, "closed": 60}
 REASON_DATA = "mini"
 LIST_ONLY = "list-only"
 """In place of an observer's name: its classes of a picture, each with its generic reason."""
@@ -140,7 +140,7 @@ def prepare(
 
 
 def register(root: str | Path | None = None) -> tuple[str, ...]:
-    """Register the data sets and prepare the validation split; training pictures are drawn when they are first loaded.
+    """Register the data sets and prepare the validation split; other pictures are drawn when they are first loaded.
 
     Their metadata also has `class_groups`, a tuple of "seen", "synonym" or "new" per class. A second call, with another
     root for example, replaces the first.

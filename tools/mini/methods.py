@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+from tools.mini.results import DATASET
 
 CONFIG_PLAIN = "configs/mini/eval.yaml"
 CONFIG_REASON = "configs/mini/eval_reason.yaml"
@@ -22,6 +23,7 @@ class Method:
         reasons: with reasons (architecture MAFT_Plus_Reason) or class names alone.
         keys: KEY VALUE pairs beside the configuration file's.
         shown: the report shows its predictions.
+        dataset: the registered name of what it is evaluated on.
     """
 
     name: str
@@ -29,6 +31,11 @@ class Method:
     reasons: bool
     keys: Mapping[str, str] = field(default_factory=dict)
     shown: bool = False
+    dataset: str = DATASET
+
+
+CLOSED = Method("closed", "names only, seen kinds alone", reasons=False, dataset="mini_closed_panoptic")
+"""What the segmentor can do with what it was trained on: pictures without any other kind, and their names."""
 
 
 def main_methods(layout: Layout) -> tuple[Method, ...]:

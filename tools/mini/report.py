@@ -19,9 +19,9 @@ from reason.triplets import ImageTriplet, load_image
 from reason.vocabulary import Vocabulary
 from tools.mini import page
 from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
-from tools.mini.methods import Method, main_methods
+from tools.mini.methods import CLOSED, Method, main_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
-from tools.mini.results import COLUMNS, DATASET, QUALITIES, read_evaluation, scores_of, weights_hash
+from tools.mini.results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
 from tools.mini.world import GROUPS, VAL_CLASSES, vocabulary
 from tools.photos.pictures import agreement
 from tools.photos.runs import Run, decode_segments, read_pixels, read_prediction, segment_categories
@@ -132,6 +132,7 @@ def _tables(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, An
             "classes whose colour is another one in every picture, so that only reasons for the picture can tell it.",
             style="soft",
         ),
+        page.paragraphs(closed_sentence(read_evaluation(output / CLOSED.name, CLOSED.dataset))),
         *_sweep(output, weights_hash(list(evaluations.values()))),
     ]
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from maft.errors import UserError
 from reason.jsonfile import JsonError, read_json, write_text
-from tools.mini.world import GROUPS, VAL_CLASSES, MiniClass
+from tools.mini.world import GROUPS, TRAIN_CLASSES, VAL_CLASSES, MiniClass
 
 DATASET = "mini_val_panoptic"
 """One data set for both tasks: it has class maps and segments."""
@@ -80,16 +80,17 @@ def table(evaluations: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str
     return str(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
+def read_evaluation(folder: Path, dataset: str = DATASET) -> dict[str, Any]:
     """The results of an evaluation of the mini world.
 
     Args:
         folder: its OUTPUT_DIR.
+        dataset: registered name of the data set.
 
     Raises:
         UserError: it has none.
     """
-    path = folder / "inference" / DATASET / "results.json"
+    path = folder / "inference" / dataset / "results.json"
     try:
         results = read_json(path)
     except JsonError as error:
@@ -111,6 +112,15 @@ def write_json(path: Path, document: Any) -> None:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); make room or choose --output"
         ) from error
+
+
+def closed_sentence(results: Mapping[str, Any]) -> str:
+    """What the evaluation of seen kinds alone says."""
+    semantic, panoptic = results["metrics"]["sem_seg"], results["metrics"]["panoptic_seg"]["all"]
+    return (
+        f"Seen kinds alone, by names only ({results['images']['total']} other pictures, {len(TRAIN_CLASSES)} classes): "
+        f"mIoU {semantic['mIoU_reference']:.1f}, PQ {panoptic['PQ']:.1f}."
+    )
 
 
 def weights_hash(evaluations: Sequence[Mapping[str, Any]]) -> str:

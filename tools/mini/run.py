@@ -24,11 +24,11 @@ from maft.modeling.pixel_decoder.ops import active_backend
 from maft.seeding import SEEDED
 from maft.weights import load_for_evaluation
 from tools.mini.dataset import Layout, prepare
-from tools.mini.methods import CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
+from tools.mini.methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
 from tools.mini.report import SWEEP_FILE, write_report
 from tools.mini.results import (
-    DATASET,
+    closed_sentence,
     read_evaluation,
     results_document,
     scores_of,
@@ -71,7 +71,7 @@ def evaluate_methods(
     for method in methods:
         print(f"\n== {method.title}{f' ({method.name})' if '@' in method.name else ''}", flush=True)
         keys = common | {
-            "DATASETS.TEST": f"('{DATASET}',)",
+            "DATASETS.TEST": f"('{method.dataset}',)",
             "OUTPUT_DIR": str(output / method.name),
             "MODEL.REASON.BANK_DIR": str(output / "text_bank"),
             "TEST.SAVE_PREDICTIONS": str(method.shown),
@@ -79,7 +79,7 @@ def evaluate_methods(
             **overrides,
         }
         logger.info("%s: %s", method.name, keys)
-        _evaluate(configs[method.reasons], keys, resume=resume)
+        _evaluate(configs[method.reasons], keys, method.dataset, resume=resume)
 
 
 def run(output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool) -> None:
@@ -94,12 +94,13 @@ def run(output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool
     Raises:
         UserError: see `evaluate_methods`, or a file cannot be written.
     """
-    layout = prepare(splits=("val",))["val"]
+    layout = prepare(splits=("val", "closed"))["val"]
     _log_to(output / "log.txt")
     methods = main_methods(layout)
-    evaluate_methods(methods, output, overrides, resume=resume)
+    evaluate_methods((*methods, CLOSED), output, overrides, resume=resume)
     evaluations = {method.name: read_evaluation(output / method.name) for method in methods}
     print(f"\n{table(evaluations, {method.name: method.title for method in methods})}\n\n{_READING}")
+    print(closed_sentence(read_evaluation(output / CLOSED.name, CLOSED.dataset)))
     write_json(output / "results.json", results_document(evaluations))
     if sweep:
         write_json(output / SWEEP_FILE, _sweep(layout, output, overrides, evaluations, resume=resume))
@@ -142,7 +143,7 @@ def _log_to(path: Path) -> None:
     root.addHandler(screen)
 
 
-def _evaluate(config_file: str, keys: Mapping[str, str], *, resume: bool) -> None:
+def _evaluate(config_file: str, keys: Mapping[str, str], dataset: str, *, resume: bool) -> None:
     """What train_net.py does, but for an evaluator of both tasks."""
     cfg = build_config(config_file, [word for pair in keys.items() for word in pair])
     register_datasets(cfg)
@@ -153,15 +154,15 @@ def _evaluate(config_file: str, keys: Mapping[str, str], *, resume: bool) -> Non
     load_for_evaluation(cfg, model)
     weights_file = None if cfg.MODEL.WEIGHTS == SEEDED else cfg.MODEL.WEIGHTS
     parts = fingerprint(cfg, hash_file(weights_file) if weights_file else SEEDED)
-    records = DatasetCatalog.get(DATASET)
-    folder = results_folder(cfg.OUTPUT_DIR, DATASET)
+    records = DatasetCatalog.get(dataset)
+    folder = results_folder(cfg.OUTPUT_DIR, dataset)
     kinds = (SemanticEvaluator, PanopticEvaluator)
     evaluation = evaluate(
         model,
-        DATASET,
+        dataset,
         records,
         InferenceMapper.from_config(cfg),
-        CombinedEvaluator([kind(DATASET, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds]),
+        CombinedEvaluator([kind(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds]),
         output_dir=folder,
         batch_size=cfg.TEST.BATCH_SIZE,
         resume=resume,
@@ -177,4 +178,4 @@ def _evaluate(config_file: str, keys: Mapping[str, str], *, resume: bool) -> Non
         op_backend=active_backend(model.device.type),
         extra={"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)},
     )
-    write_results(cfg.OUTPUT_DIR, DATASET, evaluation, provenance)
+    write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)

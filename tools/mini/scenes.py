@@ -29,7 +29,7 @@ SIDE = 256
 """Height and width of a picture in pixels."""
 
 IGNORE_LABEL = 255
-_STREAMS = {"train": 1, "val": 2, "clip": 3}
+_STREAMS = {"train": 1, "val": 2, "clip": 3, "closed": 4}
 _RADIUS = {"small": (29.0, 35.0), "large": (40.0, 48.0)}
 _THINGS = (2, 5)
 _TURN = 0.32
@@ -90,13 +90,13 @@ class _Plan:
 
 
 def render_scene(seed: int, split: Split) -> Scene:
-    """A scene of a split: seen kinds alone for "train", all kinds for "val".
+    """A scene of a split: all kinds for "val", seen kinds alone for the others.
 
     Args:
         seed: which one, from 0.
     """
     rng = _generator(seed, split)
-    kinds = SEEN if split == "train" else (*SEEN, *NEW)
+    kinds = (*SEEN, *NEW) if split == "val" else SEEN
     return _render(_choose(rng, kinds), rng, _indices(split))
 
 

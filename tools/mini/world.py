@@ -15,7 +15,8 @@ from reason.vocabulary import Vocabulary, VocabularyClass
 
 Group = Literal["seen", "synonym", "new"]
 GROUPS: tuple[Group, ...] = ("seen", "synonym", "new")
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "closed"]
+"""Training, validation, and pictures of seen kinds alone that training does not show."""
 Attributes = Mapping[str, str]
 
 THING_VALUES: Mapping[str, tuple[str, ...]] = {
@@ -149,7 +150,7 @@ VAL_CLASSES = (
 
 def classes_of(split: Split) -> tuple[MiniClass, ...]:
     """The classes of a split's vocabulary, in label order."""
-    return TRAIN_CLASSES if split == "train" else VAL_CLASSES
+    return VAL_CLASSES if split == "val" else TRAIN_CLASSES
 
 
 def class_groups(split: Split) -> tuple[Group, ...]:
@@ -161,7 +162,7 @@ def vocabulary(split: Split) -> Vocabulary:
     """The classes as the data sets know them: "mini_train", the seen names; "mini", what is evaluated."""
     entries = enumerate(classes_of(split))
     classes = tuple(VocabularyClass(index, entry.name, (entry.name,), entry.kind.thing) for index, entry in entries)
-    return Vocabulary("mini_train" if split == "train" else "mini", f"mini world, {split}", classes)
+    return Vocabulary("mini" if split == "val" else "mini_train", f"mini world, {split}", classes)
 
 
 def values_of(thing: bool) -> Mapping[str, tuple[str, ...]]:
