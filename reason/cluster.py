@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reason.cli import running
+from reason.cli.running import keep_vocabulary, say_end, say_plan
 from reason.engines import EngineInfo, EngineKind, EngineOptions, open_engine
 from reason.errors import EngineGone, ReasonError
 from reason.jobs import ImageJob
@@ -145,7 +145,7 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
     store = ResultStore(folder, job.provenance(info, job.open_aligner()))
     survey = store.survey(job.images)
     names = survey.todo(retry_failed=arguments.retry_failed)
-    running._say_plan("image", store, survey, arguments)
+    say_plan("image", store, survey, arguments)
     if arguments.dry_run:
         return 0
     summary = Summary()
@@ -153,7 +153,7 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
         note = {"images": str(arguments.images), "total": len(job.images), "unit": "image"}
         store.begin(survey, resume=arguments.resume, note=note)
         with store, cluster_nodes(debug=arguments.debug) as nodes:
-            running._keep_vocabulary(job.vocabulary, store)
+            keep_vocabulary(job.vocabulary, store)
             found = layout(nodes, options.tensor_parallel, arguments.data_parallel)
             size = portion_size(len(names), found.replicas, options.concurrency)
             sys.stdout.write(f"Ray: {len(nodes)} nodes, {_count(found)}, portions of {size} images\n")
@@ -164,7 +164,7 @@ def run_on_cluster(arguments: argparse.Namespace, job: ImageJob, options: Engine
                 rows = spread(names, size, found, constructor)
             sys.stdout.write(f"{summed_up(rows, time.monotonic() - start)}\n")
         survey = store.survey(job.images)
-    return running._say_end("image", store, survey, summary)
+    return say_end("image", store, survey, summary)
 
 
 def _first_look(kind: EngineKind, options: EngineOptions, job: ImageJob) -> EngineInfo:

@@ -24,6 +24,7 @@ from reason.errors import ReasonError
 from reason.images import MAX_PIXELS, check_stems, list_images
 from reason.jobs import NO_ALIGNER, ImageJob
 from reason.provenance import model_name
+from reason.score import label_files
 from reason.store import STATE_FOLDER
 from reason.vocabulary import Vocabulary
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--output", type=Path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
     )
+    what.add_argument("--labels", type=Path, metavar="DIR", help="only images that have a label map in this folder")
     what.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     what.add_argument(
         "--shard",
@@ -88,6 +90,21 @@ def _shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
+def labelled_images(images: Sequence[Path], labels: Path) -> Sequence[Path]:
+    """Those of `images` that have a label map, as those of a data set that are evaluated.
+
+    Raises:
+        ReasonError: none has one, or the folder holds no label maps.
+    """
+    stems = {path.stem for path in label_files(labels)}
+    chosen = [image for image in images if image.stem in stems]
+    if not chosen:
+        raise ReasonError(
+            f"--labels {labels}: none of its {len(stems)} label maps belongs to one of the {len(images)} images"
+        )
+    return chosen
+
+
 def chosen_images(images: Sequence[Path], arguments: argparse.Namespace) -> Sequence[Path]:
     """Those of `images` that --shard and --limit leave.
 
@@ -128,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ReasonError, VocabularyError, TripletError: see `reason.errors`.
     """
-    everything = list_images(arguments.images)
+    everything: Sequence[Path] = list_images(arguments.images)
+    if arguments.labels is not None:
+        everything = labelled_images(everything, arguments.labels)
     check_stems(everything)
     job = image_job(arguments, chosen_images(everything, arguments))
     options = engine_options(arguments)

@@ -32,6 +32,7 @@ EXAMPLES
         bash tools/fetch_llm.sh Qwen2.5-VL-72B-Instruct-AWQ
         .venv-reason/bin/python -m reason generic --vocabulary pc59 --model llm/Qwen2.5-VL-72B-Instruct-AWQ
         .venv-reason/bin/python -m reason image --vocabulary pc59 --images datasets/VOCdevkit/VOC2010/images \\
+            --labels datasets/VOCdevkit/VOC2010/annotations_detectron2_ovs/pc59_val \\
             --model llm/Qwen2.5-VL-72B-Instruct-AWQ --data-parallel 4
 
     Your own photos and classes, with a small model:

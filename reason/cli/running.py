@@ -70,14 +70,14 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, *, finish: Callable[[Re
         store = ResultStore(folder, plan.provenance(info), state=state)
         survey = store.survey(plan.work.names)
         names = survey.todo(retry_failed=arguments.retry_failed)
-        _say_plan(plan.work.unit, store, survey, arguments)
+        say_plan(plan.work.unit, store, survey, arguments)
         if arguments.dry_run:
             return 0
         summary = Summary()
         if names:
             store.begin(survey, resume=arguments.resume, note=plan.note)
             stack.enter_context(store)
-            _keep_vocabulary(plan.vocabulary, store)
+            keep_vocabulary(plan.vocabulary, store)
             engine = engine or _opened(plan, stack)
             store.describe(engine=engine.info.engine, engine_version=engine.info.engine_version)
             summary = run_work(plan.work, names, engine, store, quiet=arguments.quiet)
@@ -85,7 +85,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, *, finish: Callable[[Re
             _say(summary.report)
         if finish is not None and len(survey.done) == len(survey.names):
             finish(store)
-        return _say_end(plan.work.unit, store, survey, summary)
+        return say_end(plan.work.unit, store, survey, summary)
 
 
 def _first_look(plan: Plan, stack: ExitStack) -> tuple[Engine | None, EngineInfo]:
@@ -105,7 +105,12 @@ def _opened(plan: Plan, stack: ExitStack) -> Engine:
     return engine
 
 
-def _keep_vocabulary(vocabulary: Vocabulary, store: ResultStore) -> None:
+def keep_vocabulary(vocabulary: Vocabulary, store: ResultStore) -> None:
+    """Write the vocabulary beside the results.
+
+    Raises:
+        ReasonError: the folder cannot be written.
+    """
     try:
         dump_vocabulary(vocabulary, store.state / "vocabulary.json")
     except OSError as error:
@@ -117,7 +122,8 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _say_plan(unit: str, store: ResultStore, survey: Survey, arguments: argparse.Namespace) -> None:
+def say_plan(unit: str, store: ResultStore, survey: Survey, arguments: argparse.Namespace) -> None:
+    """Say what there is already, and what is left to do."""
     left = len(survey.todo(retry_failed=arguments.retry_failed))
     parts = [f"{len(survey.done)} done"]
     if survey.failed:
@@ -134,7 +140,8 @@ def _say_plan(unit: str, store: ResultStore, survey: Survey, arguments: argparse
         _say(f"{refusal}: {how}; each old file stays until its replacement is ready")
 
 
-def _say_end(unit: str, store: ResultStore, survey: Survey, summary: Summary) -> int:
+def say_end(unit: str, store: ResultStore, survey: Survey, summary: Summary) -> int:
+    """Say what came of it, each failure with its reason; the exit status (see `carry_out`)."""
     total = several(len(survey.names), unit)
     if summary.signal:
         name = signal.Signals(summary.signal).name

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reason.cli import running
+from reason.cli.image import labelled_images
 from reason.cli.main import COMMANDS, main
 from reason.cli.options import read_vocabulary
+from reason.errors import ReasonError
 from reason.triplets import load_generic, load_image
 from reason.vocabulary import load_vocabulary
 
@@ -123,6 +125,18 @@ def test_mistakes_are_one_line(
     shown = capsys.readouterr()
     assert status == 2 and message in shown.err
     assert not message or len(shown.err.splitlines()) == 1
+
+
+def test_only_images_with_a_label_map(tmp_path: Path) -> None:
+    """An image folder may hold more than the data set that is evaluated."""
+    images = [tmp_path / name for name in ("a.jpg", "b.v2.jpg", "c.jpg")]
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for name in ("b.v2.png", "c.tif", "z.png"):
+        (labels / name).touch()
+    assert labelled_images(images, labels) == images[1:]
+    with pytest.raises(ReasonError, match="none of its 3 label maps belongs to one of the 1 images"):
+        labelled_images(images[:1], labels)
 
 
 def test_vocabularies_by_name_file_and_list(tmp_path: Path) -> None:
