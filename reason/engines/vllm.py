@@ -187,6 +187,9 @@ def _arguments(model: ModelFolder, options: EngineOptions) -> Any:
     }
     if on_cpu:
         arguments["block_size"] = _CPU_BLOCK
+        # On a CPU, vLLM 0.29 dies of a request with a seed whose prompt it computes in several steps.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = arguments["max_model_len"]
     else:
         arguments["gpu_memory_utilization"] = options.gpu_memory
     if options.tensor_parallel > 1 and not _tower_can_be_cut(model, options.tensor_parallel):

@@ -99,6 +99,15 @@ def test_a_picture_counts_as_many_tokens_as_it_says(vllm_engine: VllmEngine, pho
     assert got["large"].prompt_tokens - got["small"].prompt_tokens == large.tokens - small.tokens == 60
 
 
+def test_long_prompts_may_be_sampled_with_a_seed(vllm_engine: VllmEngine) -> None:
+    """On a CPU, vLLM 0.29 dies where such a prompt is computed in several steps, as it is among others."""
+    warm = Sampling(temperature=0.9, top_p=0.9, max_tokens=80, seed=7)
+    long = Turn("system", "Say by what it is known. " * 300)
+    requests = [Request(f"long {n}", (long, Turn("user", f"Number {n}?")), SCHEMA, warm) for n in range(4)]
+    got = answers(vllm_engine, requests)
+    assert all(answer.error is None and answer.prompt_tokens > 2048 for answer in got.values()), got
+
+
 def test_what_conversations_share_is_computed_once(vllm_engine: VllmEngine, photos: Path) -> None:
     """The constant text for every picture, and a picture for the next question about it."""
     answers(vllm_engine, [ask("warm", picture(photos, "rocket"))])
