@@ -55,7 +55,9 @@ run_tests() { # $1 the Python of an environment, then pytest's arguments
 check ruff "$python" -m ruff check .
 check mypy "$python" -m mypy
 if [ ${#segmentor[@]} -gt 0 ]; then
-  check "pytest, segmentor" run_tests "$python" --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
+  # A process a core, each with one thread: threads of several processes would wait for each other.
+  OMP_NUM_THREADS=1 check "pytest, segmentor" run_tests "$python" -n auto --maxprocesses 4 --dist loadfile \
+    --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
 fi
 if [ ${#reasoning[@]} -gt 0 ]; then
   check "pytest, reasoning" run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}"
