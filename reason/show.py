@@ -266,7 +266,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary", metavar="V", help="marks classes that it lacks: name of a benchmark, file or list"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write (default: out/reasons/<name of --results>)"
+        "--output", type=Path, metavar="DIR", help="where to write (default: out/show/<name of --results>)"
     )
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="show the first N images (default: 100)")
 
@@ -285,7 +285,7 @@ def run(args: argparse.Namespace) -> int:
     images = found[: args.limit]
     check_stems(images)
     vocabulary = read_vocabulary(args.vocabulary) if args.vocabulary else None
-    output = args.output or Path("out", "reasons", args.results.resolve().name)
+    output = args.output or Path("out", "show", args.results.resolve().name)
     entries = [find_shown(image, args.results) for image in images]
     if not any(entry.triplet or entry.failed for entry in entries):
         what = images[0].name if len(images) == 1 else f"any of the {len(images)} images"
