@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from maft.errors import UserError, run_command
@@ -57,11 +57,10 @@ def export(checkpoint: Path, target: Path, about: Mapping[str, str], keys: Seque
     load_for_evaluation(cfg, model)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
-    save_file({name: _halved(tensor) for name, tensor in model.state_dict().items()}, aside, metadata=dict(about))
-    size = aside.stat().st_size
-    if size > LARGEST:
-        aside.unlink()
-        raise UserError(f"{target}: {size} bytes, more than {LARGEST}; make the network of configs/mini smaller")
+    content = save({name: _halved(tensor) for name, tensor in model.state_dict().items()}, dict(about))
+    if len(content) > LARGEST:
+        raise UserError(f"{target}: {len(content)} bytes, more than {LARGEST}; make configs/mini smaller")
+    aside.write_bytes(content)
     aside.replace(target)
 
 

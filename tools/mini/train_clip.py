@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -325,7 +325,7 @@ def save_clip(model: RegionClip, path: Path) -> None:
     """Write the CLIP under open_clip's own names, float32; aside first, then in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}, aside)
+    aside.write_bytes(save({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}))
     aside.replace(path)
 
 
