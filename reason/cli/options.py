@@ -224,6 +224,8 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         max_pixels=getattr(arguments, "max_pixels", MAX_PIXELS),
         concurrency=arguments.concurrency,
         dtype=arguments.dtype,
+        # Sentences are kept to no schema, so a server that cannot keep to one serves as well.
+        constraint="none" if arguments.answer_form == "text" else "auto",
     )
 
 

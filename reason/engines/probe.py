@@ -69,7 +69,7 @@ def probe_form(
             return way
     raise ReasonError(
         f"the server keeps to no answer form, or takes no pictures ({told}): take vLLM's own server, which does both, "
-        f"or --engine vllm"
+        "or --engine vllm, or ask for sentences (--answer-form text)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reason.cli import running
+from reason.cli import image, running
 from reason.cli.image import labelled_images
 from reason.cli.main import COMMANDS, main
-from reason.cli.options import read_vocabulary
+from reason.cli.options import engine_options, read_vocabulary
 from reason.errors import ReasonError
 from reason.triplets import load_generic, load_image
 from reason.vocabulary import load_vocabulary
@@ -125,6 +126,14 @@ def test_mistakes_are_one_line(
     shown = capsys.readouterr()
     assert status == 2 and message in shown.err
     assert not message or len(shown.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("form, constraint", [("json", "auto"), ("text", "none")])
+def test_sentences_ask_nothing_of_a_server(form: str, constraint: str) -> None:
+    parser = argparse.ArgumentParser()
+    image.add_arguments(parser)
+    words = ["--vocabulary", "pc59", "--images", "photos", "--engine", "server", "--answer-form", form]
+    assert engine_options(parser.parse_args(words)).constraint == constraint
 
 
 def test_only_images_with_a_label_map(tmp_path: Path) -> None:
