@@ -179,7 +179,7 @@ class RegionClip(nn.Module):
         dense = self.backbone(normal)["clip_vis_dense"]
         pooled = []
         for features, counts in zip(dense, masks, strict=True):
-            logits = counts.float()[None] * (2 / _MASK_STRIDE**2) - 1
+            logits = counts.to(features)[None] * (2 / _MASK_STRIDE**2) - 1
             small = F.interpolate(logits, size=features.shape[-2:], mode="bilinear", align_corners=False)
             pooled.append(mask_pool(features[None], small)[0])
         return F.normalize(self.backbone.embed(torch.cat(pooled)), dim=-1)
@@ -259,17 +259,20 @@ def step_loss(model: RegionClip, batch: Sequence[Regions], rng: np.random.Genera
     return contrast + _QUESTIONS_WEIGHT * asking
 
 
-def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[float]]:
-    """Train the mini CLIP.
+def train_clip(recipe: Recipe) -> tuple[RegionClip, list[float]]:
+    """Train the mini CLIP, on a GPU where there is one.
 
     Returns:
         the model on the CPU, in evaluation mode, and the loss of every step.
+
+    Raises:
+        UserError: the loss is no longer finite.
     """
     # The optimiser's memory of words that no longer occur fades into denormal numbers, which are slow.
     torch.set_flush_denormal(True)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    model = _new_model(recipe).to(device).train()
+    model = _new_model(recipe).to("cuda" if torch.cuda.is_available() else "cpu").train()
     optimizer = _optimizer(model, recipe)
     samples = [regions_of(clip_training_scene(number)) for number in _bar(recipe.scenes, "drawing")]
     losses = []
@@ -283,7 +286,7 @@ def train_clip(recipe: Recipe, device: str = "cpu") -> tuple[RegionClip, list[fl
         optimizer.step()
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise UserError(f"the loss is {losses[-1]} at step {step}; use a smaller --rate")
+            raise UserError(f"the loss is {losses[-1]} at step {step}; make Recipe.rate smaller")
     return model.cpu().eval(), losses
 
 
