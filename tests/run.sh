@@ -38,29 +38,57 @@ check() { # $1 its name, then the command
   printf '%s\n' "-- $name: $((SECONDS - start)) s"
 }
 
-run_tests() { # $1 the Python of an environment, then pytest's arguments
-  local markers=() status
+run_tests() { # $1 the Python of an environment, then pytest's arguments; pytest's status
+  local markers=()
   # Tests that need a GPU are left out, and said to be, where there is none.
   if ! "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     markers=(-m "not gpu")
     echo "(without those marked gpu: no GPU here)"
   fi
-  "$1" -m pytest "${markers[@]}" "${@:2}"
-  status=$?
+  # The default-signal: bash lets what it starts in the background ignore Ctrl-C.
+  env --default-signal=INT "$1" -m pytest "${markers[@]}" "${@:2}"
+}
+
+judge() { # $1 pytest's status
   # 5: of these paths nothing is left by -k or -m, which is an error only if that holds for both environments.
-  [ "$status" -eq 5 ] || ran=1
-  [ "$status" -eq 0 ] || [ "$status" -eq 5 ]
+  [ "$1" -eq 5 ] || ran=1
+  [ "$1" -eq 0 ] || [ "$1" -eq 5 ]
+}
+
+segmentor_tests() {
+  # A process a core, each with one thread: threads of several processes would wait for each other.
+  OMP_NUM_THREADS=1 run_tests "$python" -n auto --maxprocesses 4 --dist loadfile --ignore=tests/reason "${words[@]}" \
+    "${segmentor[@]}"
+  judge $?
+}
+
+reasoning_tests() {
+  run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}"
+  judge $?
+}
+
+await_reasoning() {
+  local status
+  wait "$reasoning_pid"
+  status=$?
+  cat "$reasoning_log"
+  rm -f "$reasoning_log"
+  judge "$status"
 }
 
 check ruff "$python" -m ruff check .
 check mypy "$python" -m mypy
-if [ ${#segmentor[@]} -gt 0 ]; then
-  # A process a core, each with one thread: threads of several processes would wait for each other.
-  OMP_NUM_THREADS=1 check "pytest, segmentor" run_tests "$python" -n auto --maxprocesses 4 --dist loadfile \
-    --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
-fi
-if [ ${#reasoning[@]} -gt 0 ]; then
-  check "pytest, reasoning" run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}"
+if [ ${#segmentor[@]} -gt 0 ] && [ ${#reasoning[@]} -gt 0 ]; then
+  # Side by side, since the reasoning's tests wait for servers much of their time; what they say comes afterwards.
+  reasoning_log="$(mktemp)"
+  run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}" >"$reasoning_log" 2>&1 &
+  reasoning_pid=$!
+  check "pytest, segmentor" segmentor_tests
+  check "pytest, reasoning (the time is what it took longer)" await_reasoning
+elif [ ${#segmentor[@]} -gt 0 ]; then
+  check "pytest, segmentor" segmentor_tests
+else
+  check "pytest, reasoning" reasoning_tests
 fi
 [ "$ran" = 1 ] || failed+=("no test ran")
 if [ ${#failed[@]} -gt 0 ]; then

@@ -49,8 +49,18 @@ PHOTOGRAPHS = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that kill the shared server come last, so that it need not be started again for others."""
-    items.sort(key=lambda item: item.get_closest_marker("kills_server") is not None)
+    """Tests that kill the shared server come last, so that it need not be started again for others.
+
+    Among them, those that start it again come first.
+    """
+
+    def place(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("kills_server")
+        if marker is None:
+            return 0
+        return 1 if marker.kwargs.get("starts_it_again") else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

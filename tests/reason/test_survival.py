@@ -216,7 +216,7 @@ def test_a_full_disk_is_a_clear_stop(vllm_server: str, many: Path, tmp_path: Pat
         subprocess.run(["umount", small], check=True)
 
 
-@pytest.mark.kills_server
+@pytest.mark.kills_server(starts_it_again=True)
 def test_a_server_that_dies_stops_the_work_which_then_continues(
     server: Any, vllm_server: str, many: Path, tmp_path: Path
 ) -> None:
