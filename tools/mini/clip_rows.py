@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.text.templates import template_set
-from tools.mini.captions import made_up_name
+from tools.mini.names import made_up_name
 from tools.mini.scenes import Segment
 from tools.mini.world import (
     KINDS,
