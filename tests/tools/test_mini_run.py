@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> None:
-    """Three pictures below a folder of their own."""
+    """Three pictures below a folder of their own; and what train_net.py's tests set up in this process undone."""
+    monkeypatch.setattr(logging.getLogger("maft"), "propagate", True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     monkeypatch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
 
