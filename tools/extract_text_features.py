@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
-from maft.meta_arch import clip_architecture
+from maft.meta_arch.maft_plus import clip_architecture
 from maft.text.bank import FeatureBank
 from maft.text.classifier import ClassifierSource, fold_rows
 from maft.text.encoder import load_text_encoder

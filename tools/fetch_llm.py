@@ -19,8 +19,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from reason.engines.model_folder import read_model_folder
 from reason.errors import ReasonError, run_command
-from reason.model_folder import read_model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = "Qwen2.5-VL-72B-Instruct-AWQ"

@@ -28,7 +28,7 @@ from tabulate import tabulate
 from maft.data import register_all
 from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
-from maft.seeding import SEEDED
+from maft.weights.seeding import SEEDED
 from tools.assets import checkpoint_problem
 from tools.benchmarks import MINI, PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
 

@@ -15,10 +15,10 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from maft.checkpoint import load_weights
 from maft.errors import UserError
-from maft.seeding import SEEDED, is_seeded_entry, seeded_entry
 from maft.text.prefixes import causal_transformer, is_plain_block, prefix_tree
+from maft.weights.checkpoint import load_weights
+from maft.weights.seeding import SEEDED, is_seeded_entry, seeded_entry
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maft.errors import UserError
 from maft.modeling.segmentor import Segmentor
-from maft.training import checkpoints
 from maft.training.data import training_batches
-from maft.training.metrics import TrainingLog
+from maft.training.log import TrainingLog
 from maft.training.optimizer import GradientClipper, build_optimizer, set_rate
 from maft.training.order import torch_seed
 from maft.training.schedule import Schedule
-from maft.weights import load_for_training
+from maft.weights import saving as checkpoints
+from maft.weights.loading import load_for_training
 
 logger = logging.getLogger(__name__)
 

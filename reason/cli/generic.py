@@ -21,9 +21,9 @@ from reason.cli.options import (
 from reason.cli.running import Plan, carry_out
 from reason.engines import EngineInfo
 from reason.errors import ReasonError
-from reason.jobs import GenericJob
 from reason.jsonfile import JsonError, read_json, write_text
-from reason.store import STATE_FOLDER, ResultStore
+from reason.runs.jobs import GenericJob
+from reason.runs.store import STATE_FOLDER, ResultStore
 
 RESULTS = Path("reason_data", "general_reason")
 _RECORD = "written.json"

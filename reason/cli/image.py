@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from reason.aligner import DEFAULT_MODEL, DEFAULT_THRESHOLD
+from reason.asking.aligner import DEFAULT_MODEL, DEFAULT_THRESHOLD
 from reason.cli.options import (
     add_asking,
     add_engine,
@@ -21,11 +21,11 @@ from reason.cli.options import (
 from reason.cli.running import Plan, carry_out
 from reason.engines import EngineInfo
 from reason.errors import ReasonError
-from reason.images import MAX_PIXELS, check_stems, list_images
-from reason.jobs import NO_ALIGNER, ImageJob
-from reason.provenance import model_name
+from reason.runs.images import MAX_PIXELS, check_stems, list_images
+from reason.runs.jobs import NO_ALIGNER, ImageJob
+from reason.runs.provenance import model_name
+from reason.runs.store import STATE_FOLDER
 from reason.score import label_files
-from reason.store import STATE_FOLDER
 from reason.vocabulary import Vocabulary
 
 RESULTS = Path("reason_data", "image_reason")
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = image_job(arguments, chosen_images(everything, arguments))
     options = engine_options(arguments)
     if arguments.ray:
-        from reason.cluster import run_on_cluster
+        from reason.runs.cluster import run_on_cluster
 
         return run_on_cluster(arguments, job, options)
     if arguments.engine != "server":

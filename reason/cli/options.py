@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from reason.conversation import TaskOptions
+from reason.asking.conversation import TaskOptions
+from reason.asking.prompts import PromptSet, load_prompts
 from reason.engines import ENGINES, EngineInfo, EngineKind, EngineOptions
 from reason.errors import ReasonError
-from reason.images import MAX_PIXELS
-from reason.prompts import PromptSet, load_prompts
-from reason.provenance import digest
+from reason.runs.images import MAX_PIXELS
+from reason.runs.provenance import digest
 from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
 
 _DEFAULTS = TaskOptions()
@@ -233,10 +233,10 @@ def model_info(kind: EngineKind, options: EngineOptions) -> EngineInfo:
     """What can be said of a model in a folder before an engine has loaded it.
 
     Raises:
-        ReasonError: the engine could not work so (`reason.checks`).
+        ReasonError: the engine could not work so (`reason.engines.checks`).
     """
-    from reason.checks import check_engine
-    from reason.model_folder import model_hash, read_model_folder
+    from reason.engines.checks import check_engine
+    from reason.engines.model_folder import model_hash, read_model_folder
 
     check_engine(kind, options)
     folder = read_model_folder(options.model)

@@ -14,10 +14,10 @@ from typing import Any
 from reason.cli.options import model_info
 from reason.engines import Engine, EngineInfo, EngineKind, EngineOptions, open_engine
 from reason.errors import ReasonError
-from reason.pipeline import Summary, Work, failure_lines, run_work
-from reason.progress import several
-from reason.provenance import Provenance
-from reason.store import ResultStore, Survey
+from reason.runs.pipeline import Summary, Work, failure_lines, run_work
+from reason.runs.progress import several
+from reason.runs.provenance import Provenance
+from reason.runs.store import ResultStore, Survey
 from reason.vocabulary import Vocabulary, dump_vocabulary
 
 _SIGNAL_STATUS = 128
@@ -93,7 +93,7 @@ def _first_look(plan: Plan, stack: ExitStack) -> tuple[Engine | None, EngineInfo
         engine = _opened(plan, stack)
         return engine, engine.info
     info = model_info(plan.kind, plan.options)
-    from reason.checks import check_fits
+    from reason.engines.checks import check_fits
 
     check_fits(plan.options, plan.constant_text, plan.answer_tokens)
     return None, info

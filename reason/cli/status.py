@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reason.claims import claimed_names, living_workers
 from reason.errors import ReasonError
 from reason.jsonfile import JsonError, read_json
-from reason.progress import plural
-from reason.store import STATE_FOLDER, json_files
+from reason.runs.claims import claimed_names, living_workers
+from reason.runs.progress import plural
+from reason.runs.store import STATE_FOLDER, json_files
 
 ROOT = Path("reason_data")
 RATE_SECONDS = 600.0

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from reason.conversation import Answer, Request
+from reason.asking.conversation import Answer, Request
 from reason.errors import EngineGone, ReasonError
 
 __all__ = ["ENGINES", "Engine", "EngineGone", "EngineInfo", "EngineKind", "EngineOptions", "open_engine"]
@@ -116,12 +116,12 @@ class Engine(Protocol):
 
 
 def open_engine(kind: EngineKind, options: EngineOptions) -> Engine:
-    """Check what can be checked beforehand (`reason.checks`), then load the model or reach the server.
+    """Check what can be checked beforehand (`reason.engines.checks`), then load the model or reach the server.
 
     Raises:
         ReasonError: it cannot work so; says why and what would.
     """
-    from reason.checks import check_engine
+    from reason.engines.checks import check_engine
 
     check_engine(kind, options)
     if kind == "server":

@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from typing import Any
 
-from reason.conversation import Answer, Request
+from reason.asking.conversation import Answer, Request
 from reason.engines import EngineInfo, EngineKind, EngineOptions, open_engine
 from reason.engines.chat import pictures_of
+from reason.engines.gpus import visible_gpus
 from reason.errors import EngineGone, ReasonError
-from reason.gpus import visible_gpus
 
 _log = logging.getLogger(__name__)
 

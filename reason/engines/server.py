@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from reason.conversation import Answer, Request, Sampling, Turn
+from reason.asking.conversation import Answer, Request, Sampling, Turn
 from reason.engines import EngineInfo, EngineOptions
 from reason.engines.probe import probe_form
 from reason.errors import EngineGone, ReasonError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reason.aligner import DEFAULT_MODEL, Alignment, EmbeddingAligner, ExactAligner, find_model
+from reason.asking.aligner import DEFAULT_MODEL, Alignment, EmbeddingAligner, ExactAligner, find_model
 from reason.errors import ReasonError
 from reason.vocabulary import Vocabulary, load_vocabulary, parse_vocabulary
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from reason import checks
-from reason.checks import check_engine, check_memory, check_tensor_parallel, context_length
-from reason.engines import EngineOptions
+from reason.engines import EngineOptions, checks
+from reason.engines.checks import check_engine, check_memory, check_tensor_parallel, context_length
+from reason.engines.gpus import Gpu, select_gpus
+from reason.engines.model_folder import ModelFolder, model_hash, read_model_folder
 from reason.errors import ReasonError
-from reason.gpus import Gpu, select_gpus
-from reason.model_folder import ModelFolder, model_hash, read_model_folder
 
 GIB = 2**30
 # Qwen2.5-VL-72B-Instruct-AWQ's published config.json, as far as it is looked at; older ones have no text_config.

@@ -14,13 +14,13 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed here: bash install.sh reason")
 
-from reason.claims import living_workers
-from reason.cluster import Layout, cluster_nodes, layout, portion_size, spread, summed_up
-from reason.conversation import TaskOptions
+from reason.asking.conversation import TaskOptions
+from reason.asking.prompts import load_prompts
 from reason.engines import EngineOptions
 from reason.errors import ReasonError
-from reason.jobs import NO_ALIGNER, ImageJob
-from reason.prompts import load_prompts
+from reason.runs.claims import living_workers
+from reason.runs.cluster import Layout, cluster_nodes, layout, portion_size, spread, summed_up
+from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.triplets import load_image
 from reason.vocabulary import parse_vocabulary
 

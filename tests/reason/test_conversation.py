@@ -9,18 +9,10 @@ from typing import Any
 
 import pytest
 
-from reason.aligner import ExactAligner
-from reason.conversation import (
-    Answer,
-    GenericTask,
-    ImageTask,
-    Picture,
-    Request,
-    TaskOptions,
-    generic_reasons,
-)
+from reason.asking.aligner import ExactAligner
+from reason.asking.conversation import Answer, GenericTask, ImageTask, Picture, Request, TaskOptions, generic_reasons
+from reason.asking.prompts import load_prompts
 from reason.errors import EngineGone, ReasonError, run_command
-from reason.prompts import load_prompts
 from reason.triplets import TripletError, dump_generic, dump_image, load_generic, load_image
 from reason.vocabulary import Vocabulary, VocabularyError, parse_vocabulary
 

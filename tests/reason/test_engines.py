@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reason.conversation import Answer, Picture, Request, Sampling, Turn
+from reason.asking.conversation import Answer, Picture, Request, Sampling, Turn
 from reason.engines import Engine, EngineGone, EngineOptions, open_engine
 from reason.engines.vllm import VllmEngine, wake_when_dead
 from reason.errors import ReasonError

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import reason.engines.server as server_module
-from reason.conversation import Answer, Picture, Request, Sampling, Turn
+from reason.asking.conversation import Answer, Picture, Request, Sampling, Turn
 from reason.engines import EngineGone, EngineOptions, open_engine
 from reason.engines.server import ServerEngine
 from reason.errors import ReasonError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from reason.errors import ReasonError
-from reason.images import PictureError, check_stems, fitted_size, list_images, load_picture
+from reason.runs.images import PictureError, check_stems, fitted_size, list_images, load_picture
 
 pytest.importorskip("cv2", reason="resizing needs cv2, which is part of the reasoning environment")
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reason.aligner import ExactAligner
-from reason.conversation import Answer, GenericTask, ImageTask, Picture, TaskOptions
-from reason.parsing import AnswerError, parse_candidates, parse_description, parse_generic, parse_reasons
-from reason.prompts import load_prompts
-from reason.schemas import candidates_schema, generic_schema
+from reason.asking.aligner import ExactAligner
+from reason.asking.conversation import Answer, GenericTask, ImageTask, Picture, TaskOptions
+from reason.asking.parsing import AnswerError, parse_candidates, parse_description, parse_generic, parse_reasons
+from reason.asking.prompts import load_prompts
+from reason.asking.schemas import candidates_schema, generic_schema
 from reason.triplets import image_document, parse_image
 from reason.triplets import parse_generic as read_generic
 from reason.vocabulary import parse_vocabulary

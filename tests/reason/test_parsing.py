@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reason.parsing import (
+from reason.asking.parsing import (
     AnswerError,
     ParsedReason,
     parse_candidates,

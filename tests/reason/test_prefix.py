@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reason.images import list_images, load_picture
+from reason.runs.images import list_images, load_picture
 from reason.vocabulary import load_vocabulary
-from tools.bench_reason_prefix import compare
+from tools.bench.reason_prefix import compare
 
 if TYPE_CHECKING:
     from reason.engines.vllm import VllmEngine

@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-
 import reason.prompts
+
+from reason.asking.prompts import TEMPLATES, load_prompts
+from reason.asking.schemas import candidates_schema, description_schema, generic_schema, reasons_schema
 from reason.errors import ReasonError
 from reason.names import VocabularyNames, bare, fold, singulars
-from reason.prompts import TEMPLATES, load_prompts
-from reason.schemas import candidates_schema, description_schema, generic_schema, reasons_schema
 from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
 
-PACKAGE = Path(reason.prompts.__file__).parent
+PACKAGE = Path(reason.asking.prompts.__file__).parent
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from reason.claims import Claims, living_workers
-from reason.conversation import TaskOptions
+from reason.asking.conversation import TaskOptions
 from reason.errors import ReasonError
-from reason.provenance import Provenance, changes, digest, model_name, task_parts, vocabulary_part
-from reason.store import ResultStore
+from reason.runs.claims import Claims, living_workers
+from reason.runs.provenance import Provenance, changes, digest, model_name, task_parts, vocabulary_part
+from reason.runs.store import ResultStore
 from reason.vocabulary import parse_vocabulary
 
 FIRST = Provenance({"model": "tiny (1)", "prompts": "v1 (a)"}, {"engine": "vllm"})

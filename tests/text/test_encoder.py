@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.seeding import seed_module
 from maft.text.encoder import CLIPTextEncoder, build_text_tower, load_text_encoder
+from maft.weights.seeding import seed_module
 
 SENTENCES = [
     "a photo of a cat.",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reason.vocabulary import load_vocabulary
-from tools import bench_prepare
+from tools.bench import prepare as bench_prepare
 
 
 def test_report_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

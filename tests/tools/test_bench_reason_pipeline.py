@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench_reason_pipeline import Measured, generate, main, make_pipeline, parse_arguments
+from tools.bench.reason_pipeline import Measured, generate, main, make_pipeline, parse_arguments
 
 
 def test_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

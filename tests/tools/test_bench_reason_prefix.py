@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from reason.conversation import Answer, ImageTask, Picture, Request, TaskOptions
+from reason.asking.conversation import Answer, ImageTask, Picture, Request, TaskOptions
+from reason.asking.prompts import load_prompts
 from reason.engines import EngineInfo
 from reason.errors import ReasonError
-from reason.prompts import load_prompts
 from reason.vocabulary import parse_vocabulary
-from tools.bench_reason_prefix import Comparison, Count, ask, naive_request, photographs, report
+from tools.bench.reason_prefix import Comparison, Count, ask, naive_request, photographs, report
 
 PICTURE = Picture(b"jpeg", "image/jpeg", 28, 28, "u", 1)
 VOCABULARY = parse_vocabulary("cat, dog, sofa")

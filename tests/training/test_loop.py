@@ -21,9 +21,9 @@ from torch import nn
 
 import train_net
 from maft.errors import UserError, run_command
-from maft.training import checkpoints
 from maft.training.loop import Run, train
-from maft.weights import load_for_evaluation
+from maft.weights import saving as checkpoints
+from maft.weights.loading import load_for_evaluation
 
 from .conftest import REPOSITORY, VALIDATION, metrics, small_model_keys
 

@@ -21,8 +21,8 @@ from maft.evaluation.provenance import collect, hash_file
 from maft.evaluation.results import results_folder, write_results
 from maft.meta_arch import build_network
 from maft.modeling.pixel_decoder.ops import active_backend
-from maft.seeding import SEEDED
-from maft.weights import load_for_evaluation
+from maft.weights.loading import load_for_evaluation
+from maft.weights.seeding import SEEDED
 from tools.mini.dataset import Layout, prepare
 from tools.mini.methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS

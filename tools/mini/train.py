@@ -25,8 +25,8 @@ from torch import Tensor
 
 from maft.errors import UserError, run_command
 from maft.meta_arch import build_network
-from maft.training.checkpoints import FINAL
-from maft.weights import load_for_evaluation
+from maft.weights.loading import load_for_evaluation
+from maft.weights.saving import FINAL
 from tools.mini.dataset import prepare
 from tools.mini.run import run as evaluate
 from tools.mini.train_clip import Recipe, save_clip, train_clip

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from maft.errors import UserError
-from maft.meta_parts import CLIP_CONFIG_DIR
+from maft.meta_arch.parts import CLIP_CONFIG_DIR
 from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
 from maft.modeling.classify import MAX_LOGIT_SCALE
 from maft.modeling.layers import mask_pool

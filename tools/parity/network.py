@@ -22,9 +22,9 @@ from maft.modeling.classify import row_logits
 from maft.modeling.layers import mask_pool
 from maft.modeling.segmentor import Regions, RegionScores, resize
 from maft.modeling.transformer_decoder import DecoderOutput
-from maft.seeding import seed_module
 from maft.text.classifier import Classifier
 from maft.text.prompts import Prompts, generic_prompts, image_prompts, plain_prompts
+from maft.weights.seeding import seed_module
 from reason.triplets import parse_generic, parse_image
 from train_net import build_config
 

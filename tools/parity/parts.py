@@ -18,8 +18,8 @@ from maft.meta_arch import build_network
 from maft.modeling.classify import row_logits
 from maft.modeling.layers import mask_pool, sine_positions
 from maft.modeling.pixel_decoder.ops import ms_deform_attn
-from maft.seeding import SEEDED
 from maft.text.encoder import load_text_encoder
+from maft.weights.seeding import SEEDED
 from train_net import build_config
 
 from .compare import TENSOR_BOUND, Report

@@ -16,7 +16,7 @@ from torch import nn
 
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.modeling.losses import Matching, Targets, criterion, mask_aware_loss, representation_compensation
-from maft.seeding import seed_module
+from maft.weights.seeding import seed_module
 from train_net import build_config
 
 from .compare import TENSOR_BOUND, Report

@@ -11,7 +11,7 @@ from typing import Any
 from maft.errors import UserError
 from maft.evaluation.journal import FINISHED, FOLDER, read_journal
 from maft.evaluation.provenance import ABSENT
-from maft.seeding import SEEDED
+from maft.weights.seeding import SEEDED
 from tools.benchmarks import SUITES
 
 RESULTS = "results.json"

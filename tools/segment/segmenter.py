@@ -19,8 +19,8 @@ from PIL import Image
 from maft.data import InferenceMapper, write_label_map
 from maft.evaluation.files import user_errors, write_aside
 from maft.meta_arch import MAFT_Plus, build_network
-from maft.seeding import SEEDED
-from maft.weights import load_for_evaluation
+from maft.weights.loading import load_for_evaluation
+from maft.weights.seeding import SEEDED
 from reason.vocabulary import Vocabulary
 from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
 

@@ -1,0 +1,1 @@
+"""Checkpoints: found, recognised, checked, loaded, saved, and seeded stand-ins for them."""

@@ -1,0 +1,91 @@
+"""What a model starts from: MODEL.WEIGHTS, and CLIP's own weights where that checkpoint does not hold them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from maft.errors import UserError
+from maft.modeling.segmentor import Segmentor
+from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without_teacher
+from maft.weights.clip import find_clip_weights, load_clip
+from maft.weights.seeding import SEEDED
+
+logger = logging.getLogger(__name__)
+
+CLIP_PREFIXES = ("backbone.clip_model.", "backbone_t.clip_model.")
+"""How the entries of CLIP and of the frozen teacher begin."""
+
+
+def load_for_evaluation(cfg: CfgNode, model: Segmentor) -> None:
+    """Fill `model` from MODEL.WEIGHTS, strictly.
+
+    A checkpoint may leave out parts of CLIP that training does not change, its text tower above all: they come from
+    MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS then. Entries in float16 become the model's float32.
+
+    Raises:
+        UserError: nothing is named, or what is named cannot be read, is of another model, or is not enough.
+    """
+    if cfg.MODEL.WEIGHTS in ("", SEEDED):
+        load_model_weights(model, cfg.MODEL.WEIGHTS)
+    else:
+        _load_checkpoint(cfg, model)
+
+
+def load_for_training(cfg: CfgNode, model: Segmentor) -> None:
+    """Fill a model that is to be trained, teacher included.
+
+    Without MODEL.WEIGHTS, CLIP and its teacher come from MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS, and the rest keeps its
+    initial values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there.
+
+    Raises:
+        UserError: what is named cannot be read, is of another model, or is not enough.
+    """
+    if cfg.MODEL.WEIGHTS == SEEDED:
+        load_model_weights(model, SEEDED)
+    elif cfg.MODEL.WEIGHTS:
+        _load_checkpoint(cfg, model)
+    else:
+        load_clip(model, cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
+
+
+def _load_checkpoint(cfg: CfgNode, model: Segmentor) -> None:
+    path, own = cfg.MODEL.WEIGHTS, model.state_dict()
+    state = load_weights(path)
+    if model.backbone_t is None:
+        state = without_teacher(state)
+    lacking = [name for name in own if name.startswith(CLIP_PREFIXES) and name not in state]
+    # A file of another model is told so before CLIP is looked for.
+    problem = misfit({name: value for name, value in own.items() if name not in lacking}, state)
+    if lacking and not problem:
+        state |= _entries_of_clip(lacking, own, model.backbone.model_name, cfg)
+    elif problem:
+        problem = misfit(own, state)
+        raise UserError(
+            f"{path}: not a checkpoint of this model: {problem}; "
+            "check that --config-file fits the weights (base, large, panoptic)"
+        )
+    model.load_state_dict(state)
+    logger.info("loaded %d entries from %s", len(state) - len(lacking), path)
+
+
+def _entries_of_clip(
+    lacking: list[str], own: Mapping[str, Tensor], architecture: str, cfg: CfgNode
+) -> dict[str, Tensor]:
+    """The entries of CLIP, and of the teacher, that MODEL.WEIGHTS lacks."""
+    given = cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
+    what = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
+    try:
+        file = find_clip_weights(architecture, given)
+    except UserError as error:
+        raise UserError(f"{what}, and {error}") from error
+    clip = load_weights(file)
+    by_name = {name: name.split("clip_model.", 1)[1] for name in lacking}
+    found = {name: clip[short] for name, short in by_name.items() if short in clip}
+    if problem := misfit({name: own[name] for name in lacking}, found):
+        raise UserError(f"{what}, and {file} does not supply them: {problem}")
+    logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), cfg.MODEL.WEIGHTS, file)
+    return found
