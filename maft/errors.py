@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 USER_ERRORS = (UserError, TripletError, VocabularyError)
-"""Everything that is reported as one line and exit status 2 (DESIGN.md section 7)."""
+"""Everything that is reported as one line and exit status 2 (docs/design.md section 7)."""
 
 USER_ERROR_STATUS = 2
 

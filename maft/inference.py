@@ -1,4 +1,4 @@
-"""From scores and masks to results: pure functions on one image (NUMERICS.md, "Results").
+"""From scores and masks to results: pure functions on one image (docs/numerics.md, "Results").
 
 Shapes: Q queries, K attributes, C covered classes, V classes of the vocabulary. With plain class names C is V and there
 is no K; with image-specific reasons the covered classes are those that the reasons name.

@@ -47,9 +47,9 @@ class VocabularyNames:
         labels: one short name a class, without comma, all different: what the model is asked about and writes.
         lines: the label followed by further names in brackets: a class as the prompts list it.
         keys: what triplet files are keyed by, all different. It is the class's own name, unless the segmentor, which
-            compares the comma parts of a key with the prompt names of all classes (NUMERICS.md, "Sentences"), would not
-            find the class by it or would give its reasons to another class too; then it is the prompt names that only
-            this class has.
+            compares the comma parts of a key with the prompt names of all classes (docs/numerics.md, "Sentences"),
+            would not find the class by it or would give its reasons to another class too; then it is the prompt names
+            that only this class has.
         file_order: class indices in the order their entries should stand in a file. The first key that names a class
             wins there, so the few keys that serve several classes, for want of names of their own, stand last.
     """

@@ -252,8 +252,8 @@ def class_pixels(labels: NDArray[np.integer], classes: int, ignore: int | None, 
 def named_classes(keys: Iterable[str], vocabulary: Vocabulary) -> tuple[set[int], list[str]]:
     """The classes that the keys of a triplet file stand for, and the keys that stand for none.
 
-    As the segmentor reads them (NUMERICS.md, "Sentences"): a key stands for every class of which a name equals one of
-    the key's comma parts, stripped.
+    As the segmentor reads them (docs/numerics.md, "Sentences"): a key stands for every class of which a name equals
+    one of the key's comma parts, stripped.
     """
     classes: set[int] = set()
     unknown: list[str] = []

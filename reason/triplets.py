@@ -1,4 +1,4 @@
-"""Triplet files: what a multimodal model said about classes, in general and for one image (DESIGN.md section 4).
+"""Triplet files: what a multimodal model said about classes, in general and for one image (docs/design.md section 4).
 
 A reader validates what it reads, keeps the order of the file, and keeps every field it does not know, so that writing
 what was read gives the same JSON value.
@@ -209,7 +209,7 @@ def find_image_file(folders: Sequence[Path], image_file: str) -> Path | None:
     """The triplet file of an image, or None.
 
     It is named after the image's whole stem; only where no folder has that, after the name up to its first dot, as in
-    the reference (NUMERICS.md, "Sentences"). `a.v2.png` has `a.v2.json`, else `a.json`.
+    the reference (docs/numerics.md, "Sentences"). `a.v2.png` has `a.v2.json`, else `a.json`.
 
     Args:
         folders: where to look, in order.
@@ -229,7 +229,7 @@ def image_reason_candidates(reason_dir: str | Path, reason_data: str, datasets_r
     """Every folder that may hold a vocabulary's image-specific files, first choice first.
 
     `REASON_DIR/REASON_DATA`, the same without the model level, and both below the data-set root, where the reference
-    looks (DESIGN.md section 3, FINDINGS.md 11).
+    looks (docs/design.md section 3, docs/findings.md 11).
 
     Args:
         reason_dir: MODEL.REASON_DIR, such as "reason_data/image_reason/<model>"; empty: there are none.

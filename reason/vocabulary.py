@@ -92,7 +92,10 @@ def spread_color(index: int) -> tuple[int, int, int]:
 
 
 def split_synonyms(text: str) -> tuple[str, ...]:
-    """The prompt names in a comma list: ", " counts as ",", and nothing else is stripped (NUMERICS.md, "Sentences")."""
+    """The prompt names in a comma list: ", " counts as ",", and nothing else is stripped.
+
+    See docs/numerics.md, "Sentences".
+    """
     return tuple(text.replace(", ", ",").split(","))
 
 

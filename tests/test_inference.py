@@ -32,7 +32,7 @@ def test_semantic_map_sums_class_probabilities_over_masks() -> None:
     seed=st.integers(0, 10_000),
 )
 def test_semantic_map_equals_the_definition(queries: int, attributes: int, classes: int, extra: int, seed: int) -> None:
-    """Attribute by attribute, whole maps first, then scattered, cropped and resized: the order of NUMERICS.md."""
+    """Attribute by attribute, whole maps first, then scattered, cropped and resized: the order of docs/numerics.md."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(queries, attributes, classes + 1, generator=generator).log_softmax(dim=-1)
     masks = torch.randn(queries, 8, 9, generator=generator)

@@ -1,4 +1,7 @@
-"""Label maps: one class index a pixel, in 8- or 16-bit files, read and written without clipping (FINDINGS 2)."""
+"""Label maps: one class index a pixel, in 8- or 16-bit files, read and written without clipping.
+
+See docs/findings.md 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a record to the model's input at test time (NUMERICS.md, "Image")."""
+"""From a record to the model's input at test time (docs/numerics.md, "Image")."""
 
 from __future__ import annotations
 

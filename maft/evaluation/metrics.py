@@ -1,4 +1,4 @@
-"""Semantic metrics from pixel counts: a confusion matrix and what follows from it (NUMERICS.md "mIoU")."""
+"""Semantic metrics from pixel counts: a confusion matrix and what follows from it (docs/numerics.md "mIoU")."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SemanticScores:
 
     `miou_reference` and `miou_present` sum the IoU of the classes that occur in the ground truth. The first divides by
     the number of classes in ground truth or prediction, the second by the number in the ground truth: published
-    numbers come in both definitions (FINDINGS.md 1).
+    numbers come in both definitions (docs/findings.md 1).
     """
 
     miou_reference: float

@@ -184,7 +184,7 @@ class MAFT_Plus(Segmentor):
         return ClassifierSource(encoder=encoder, bank=self._bank, **(self._text_options | changed))
 
     def pad(self, picture: Tensor, at_least: tuple[int, int] = (0, 0)) -> Tensor:
-        """Normalise a (3, H, W) picture and pad it with zeros at right and bottom (NUMERICS.md, "Image").
+        """Normalise a (3, H, W) picture and pad it with zeros at right and bottom (docs/numerics.md, "Image").
 
         The result is as large as the picture or as (height, width) `at_least`, made divisible.
         """

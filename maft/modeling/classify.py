@@ -15,7 +15,7 @@ MAX_LOGIT_SCALE = 100.0
 def row_logits(
     embeddings: Tensor, rows: Tensor, logit_scale: Tensor, rows_per_class: Sequence[int], attributes: int | None
 ) -> Tensor:
-    """Scaled cosine-like similarity of embeddings with the rows, folded into classes (NUMERICS.md, "Logits").
+    """Scaled cosine-like similarity of embeddings with the rows, folded into classes (docs/numerics.md, "Logits").
 
     Args:
         embeddings: (..., E), of any length; L2-normalised here.
@@ -48,7 +48,7 @@ def row_logits(
 
 
 def class_log_scores(decoder_logits: Tensor, clip_logits: Tensor) -> Tensor:
-    """The scores that results are made of (NUMERICS.md, "Scores").
+    """The scores that results are made of (docs/numerics.md, "Scores").
 
     The decoder only says how likely a query is void; which class it is, CLIP says.
 

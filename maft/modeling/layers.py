@@ -80,7 +80,7 @@ class NormedConv(nn.Conv2d):
 
 
 def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
-    """Average `features` over the cells where a mask is positive (NUMERICS.md, "Masks and decoder logits").
+    """Average `features` over the cells where a mask is positive (docs/numerics.md, "Masks and decoder logits").
 
     Args:
         features: (B, C, H, W).

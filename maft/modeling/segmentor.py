@@ -122,7 +122,7 @@ class Segmentor(nn.Module):
 
         Args:
             pixels: (B, 3, H, W) normalised, H and W multiples of 32. Padding takes part in everything: images of
-                different padded sizes belong into different batches (NUMERICS.md, "Results").
+                different padded sizes belong into different batches (docs/numerics.md, "Results").
         """
         features = self.backbone(pixels)
         mask_features, maps = self.sem_seg_head.pixel_decoder(features)
@@ -142,7 +142,7 @@ class Segmentor(nn.Module):
     def training_losses(
         self, pixels: Tensor, targets: Targets, rows: Tensor, rows_per_class: Sequence[int]
     ) -> dict[str, Tensor]:
-        """One batch's weighted losses, whose sum is to be minimised (NUMERICS.md, "Training").
+        """One batch's weighted losses, whose sum is to be minimised (docs/numerics.md, "Training").
 
         The mask head learns from features that are cut off from the backbone, the backbone from CLIP's own class
         scores: each is tuned by the losses that concern it. Losses are computed in float32, under autocast as well.
@@ -200,7 +200,7 @@ class Segmentor(nn.Module):
     def score_regions(
         self, regions: Regions, index: int, rows: Tensor, rows_per_class: Sequence[int], attributes: int | None
     ) -> RegionScores:
-        """Hold one image's queries against one classifier (NUMERICS.md, "Logits" to "Scores").
+        """Hold one image's queries against one classifier (docs/numerics.md, "Logits" to "Scores").
 
         Args:
             regions: of a batch.

@@ -57,7 +57,7 @@ class ContentDependentTransfer(nn.Module):
             rows: (R, E) with void, or (B, R, E).
 
         Returns:
-            (B, R, E), not normalised: their lengths need not be one (NUMERICS.md, "CLIP logits").
+            (B, R, E), not normalised: their lengths need not be one (docs/numerics.md, "CLIP logits").
         """
         batch, width, height, cells = image_features.shape
         # Only the keys carry positions; values and rows do not.

@@ -1,4 +1,4 @@
-"""Classifier rows of a data set or an image, out of class names and reasons (NUMERICS.md, "Sentences", "Rows")."""
+"""Classifier rows of a data set or an image, out of class names and reasons (docs/numerics.md, "Sentences", "Rows")."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Classifier:
 
 
 def fold_rows(features: Tensor, row_members: np.ndarray) -> Tensor:
-    """Normalise, average the members of every row, normalise again (NUMERICS.md, "Rows").
+    """Normalise, average the members of every row, normalise again (docs/numerics.md, "Rows").
 
     Args:
         features: (N, E) text features, not normalised.

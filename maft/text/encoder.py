@@ -1,4 +1,4 @@
-"""CLIP's text tower as a function from sentences to features (NUMERICS.md, "Backbone")."""
+"""CLIP's text tower as a function from sentences to features (docs/numerics.md, "Backbone")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From class names and reasons to sentences, and how sentences fold into rows (NUMERICS.md, "Sentences", "Rows")."""
+"""From class names and reasons to sentences, and how sentences fold into rows.
+
+See docs/numerics.md, "Sentences", "Rows".
+"""
 
 from __future__ import annotations
 

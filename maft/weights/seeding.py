@@ -3,8 +3,8 @@
 Two models whose state dicts agree in names and shapes get the same weights on any machine, so that computations can be
 compared without a checkpoint, and a first run needs no download. A seeded network segments nothing meaningful.
 
-The rules are those of the golden tensors (NUMERICS.md): per entry a PCG64 generator seeded with the CRC-32 of the full
-name draws standard normal float32 numbers n; what becomes of n depends on rank and name:
+The rules are those of the golden tensors (docs/numerics.md): per entry a PCG64 generator seeded with the CRC-32 of the
+full name draws standard normal float32 numbers n; what becomes of n depends on rank and name:
 
 ==============================================  =================================================================
 scalar `logit_scale`                            4.7 inside CLIP (whose exponential is clamped to 100), 3.0 elsewhere

@@ -1,4 +1,7 @@
-"""The class aligner: from the names that the model wrote to the classes of the vocabulary (DESIGN.md section 5)."""
+"""The class aligner: from the names that the model wrote to the classes of the vocabulary.
+
+See docs/design.md section 5.
+"""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class ImageTask(_Task):
     def triplet(self) -> ImageTriplet:
         """The image's triplet; it has no class where the model saw none of the vocabulary.
 
-        `extra` holds what was asked and answered on the way (DESIGN.md section 4).
+        `extra` holds what was asked and answered on the way (docs/design.md section 4).
 
         Raises:
             RuntimeError: the task is not done.

@@ -83,7 +83,7 @@ class Answer:
     Attributes:
         key: of the request.
         text: the answer.
-        finish_reason: "stop" for an answer that is complete; anything else is a failure (FINDINGS.md 16).
+        finish_reason: "stop" for an answer that is complete; anything else is a failure (docs/findings.md 16).
         prompt_tokens: tokens of the conversation, image included.
         cached_tokens: those of them that came from the engine's prefix cache; None where it does not tell.
         completion_tokens: tokens of the answer.
@@ -123,7 +123,7 @@ class TaskOptions:
     Attributes:
         candidates: "free": the model writes class names, the aligner maps them (the paper's way); "closed": the engine
             lets it write names of the vocabulary only.
-        answer_form: "json": constrained JSON; "text": the form of the published files (DESIGN.md section 5).
+        answer_form: "json": constrained JSON; "text": the form of the published files (docs/design.md section 5).
         attempts: answers drawn for a step at most, before the task counts as failed.
         temperatures: of attempt 1, 2, …; the last one serves all later attempts.
         top_p: mass of the nucleus.

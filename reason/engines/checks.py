@@ -94,7 +94,7 @@ def check_tensor_parallel(model: ModelFolder, parts: int) -> None:
     """Check that a model can be cut into so many parts.
 
     Row-parallel layers are cut along their inputs, where quantised weights have one scale a group; a part must hold
-    whole groups (FINDINGS.md 12: 29568 / 128 = 231 groups do not even halve).
+    whole groups (docs/findings.md 12: 29568 / 128 = 231 groups do not even halve).
 
     Raises:
         ReasonError: it cannot.

@@ -1,8 +1,8 @@
 """Any OpenAI-compatible endpoint, such as vLLM's own server on another machine.
 
 A bounded number of threads asks; what fails for the moment (a refused connection, 429, 5xx) is asked again with growing
-pauses; a server that shows no sign of life for `EngineOptions.patience` seconds is gone (FINDINGS.md 19). Start vLLM's
-server so that it forbids free white space and tells of cached tokens:
+pauses; a server that shows no sign of life for `EngineOptions.patience` seconds is gone (docs/findings.md 19). Start
+vLLM's server so that it forbids free white space and tells of cached tokens:
 
     python -m vllm.entrypoints.openai.api_server --model llm/NAME --enable-prompt-tokens-details \\
         --structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}' \\

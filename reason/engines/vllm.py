@@ -179,10 +179,11 @@ def _arguments(model: ModelFolder, options: EngineOptions) -> Any:
         "tensor_parallel_size": options.tensor_parallel,
         "enforce_eager": on_cpu if options.eager is None else options.eager,
         "enable_prefix_caching": True,
-        # One picture, no video: vLLM keeps memory for as much as could come (FINDINGS.md 13).
+        # One picture, no video: vLLM keeps memory for as much as could come (docs/findings.md 13).
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": {"size": {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}},
-        # Free white space lets an answer go on for ever (FINDINGS.md 16); guidance is a backend that can forbid it.
+        # Free white space lets an answer go on for ever (docs/findings.md 16); guidance is a backend that can forbid
+        # it.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if on_cpu:

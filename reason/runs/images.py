@@ -1,8 +1,8 @@
 """From an image file to the picture that the model sees: upright, at the model's own size, encoded once.
 
 Qwen2.5-VL cuts images into patches of 14 pixels and merges 2 x 2 of them into a token, so sides are multiples of 28.
-An engine left to resize by itself has ignored its limits before (FINDINGS.md 14); here the size is settled before it
-sees the image, recorded with the result, and such that the engine's own rule changes nothing.
+An engine left to resize by itself has ignored its limits before (docs/findings.md 14); here the size is settled before
+it sees the image, recorded with the result, and such that the engine's own rule changes nothing.
 
 Pillow reads, as for the segmentor; cv2 resizes and encodes, which takes a quarter of Pillow's time and leaves the
 interpreter's lock to other threads.

@@ -154,7 +154,7 @@ def test_the_hash_follows_config_and_weights(folder: Path) -> None:
 
 
 def test_quantisation_groups_that_cannot_be_shared() -> None:
-    """FINDINGS.md 12: the published 72B-AWQ has 231 groups."""
+    """docs/findings.md 12: the published 72B-AWQ has 231 groups."""
     with pytest.raises(ReasonError) as error:
         check_tensor_parallel(large(), 2)
     message = str(error.value)

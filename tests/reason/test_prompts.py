@@ -106,7 +106,7 @@ def test_fold_and_singulars() -> None:
 
 
 def served_classes(vocabulary: Vocabulary, key: str) -> list[int]:
-    """The classes that the segmentor gives a key's reasons to, by the rule of NUMERICS.md."""
+    """The classes that the segmentor gives a key's reasons to, by the rule of docs/numerics.md."""
     parts = {part.strip() for part in key.split(",")}
     return [entry.index for entry in vocabulary.classes if parts & set(entry.synonyms)]
 

@@ -1,4 +1,4 @@
-"""Sentences and rows against a plain re-statement of NUMERICS.md, "Sentences" and "Rows"."""
+"""Sentences and rows against a plain re-statement of docs/numerics.md, "Sentences" and "Rows"."""
 
 from __future__ import annotations
 

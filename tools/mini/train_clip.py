@@ -166,7 +166,7 @@ class RegionClip(nn.Module):
         return self.backbone.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
 
     def encode_regions(self, pixels: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """Features of the regions of a batch (NUMERICS.md, "CLIP logits").
+        """Features of the regions of a batch (docs/numerics.md, "CLIP logits").
 
         Args:
             pixels: (B, 3, H, W) RGB in [0, 255].

@@ -191,7 +191,7 @@ def _photograph(path: Path) -> Photograph:
 
 
 def _answer(name: str, entry: dict[str, Any]) -> str:
-    """The reason in the answer form of the published files (DESIGN.md section 5)."""
+    """The reason in the answer form of the published files (docs/design.md section 5)."""
     category, sub_category = entry["general_category"], entry["sub_category"]
     attributes = ", ".join(entry["class_des"])
     return (

@@ -68,7 +68,9 @@ def _is_no_weights_warning(record: logging.LogRecord) -> bool:
 
 
 class CLIPBackbone(nn.Module):
-    """Image features at strides 4 to 32, and CLIP's head on pooled features (NUMERICS.md, "Backbone", "CLIP logits").
+    """Image features at strides 4 to 32, and CLIP's head on pooled features.
+
+    See docs/numerics.md, "Backbone", "CLIP logits".
 
     Args:
         clip_model: an open_clip CLIP with a timm ConvNeXt image tower.
@@ -122,7 +124,7 @@ class CLIPBackbone(nn.Module):
         return visual.head(visual.trunk.head(cells)).unflatten(0, pooled.shape[:-1])
 
     def scrambled_features(self, dense: Tensor) -> Tensor:
-        """The image features that the content-dependent transfer looks at, quirk 3 of NUMERICS.md included.
+        """The image features that the content-dependent transfer looks at, quirk 3 of docs/numerics.md included.
 
         The memory of (C, H, W) is read as (H * W, C) without moving the channel axis, so "position" k holds the numbers
         k * C to (k + 1) * C of the map: a few channels at all positions. The published weights were trained so.

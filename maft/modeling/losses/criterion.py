@@ -1,4 +1,7 @@
-"""Class, mask and dice loss of every prediction of the decoder (Mask2Former, section 3.3; NUMERICS.md, "Training")."""
+"""Class, mask and dice loss of every prediction of the decoder.
+
+See Mask2Former, section 3.3; docs/numerics.md, "Training".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pixel decoder: multi-scale deformable attention over the image features, and one FPN step to stride 4.
 
-NUMERICS.md, "Masks and decoder logits"; Mask2Former, section 3.2.1; Deformable DETR, section 4.1.
+docs/numerics.md, "Masks and decoder logits"; Mask2Former, section 3.2.1; Deformable DETR, section 4.1.
 """
 
 from __future__ import annotations

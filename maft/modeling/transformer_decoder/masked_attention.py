@@ -1,6 +1,6 @@
 """Masked-attention decoder: learned queries become masks and class embeddings.
 
-NUMERICS.md, "Masks and decoder logits"; Mask2Former, section 3.2; the class side is FC-CLIP's in-vocabulary head.
+docs/numerics.md, "Masks and decoder logits"; Mask2Former, section 3.2; the class side is FC-CLIP's in-vocabulary head.
 The decoder knows no vocabulary: its class embeddings are held against classifier rows elsewhere.
 """
 

@@ -81,7 +81,7 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """Height and width after the resize: scale, cap, then round halves up (NUMERICS.md, "Image").
+        """Height and width after the resize: scale, cap, then round halves up (docs/numerics.md, "Image").
 
         The order of the operations is detectron2's: another would round some sizes otherwise.
         """
