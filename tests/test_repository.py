@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from train_net import build_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
-BROUGHT_OR_MADE = {"pretrained", "datasets", "reason_data", "llm", "out"}
-"""Folders whose content a user brings, or a run makes; each but out/ has a README that says what."""
 
 
 @pytest.mark.usefixtures("in_repository")
@@ -28,33 +25,6 @@ def test_every_config_builds_its_model(config: str) -> None:
     assert type(model) is (MAFT_Plus_Reason if "reason" in config else MAFT_Plus)
     assert model.criterion.empty_weight.shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + 1,)
     assert not any(name.startswith("backbone_t.") for name in model.state_dict())
-
-
-def documents() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=True)
-    names = listed.stdout.splitlines()
-    return [ROOT / name for name in names if name.endswith((".md", ".yaml", ".sh")) and (ROOT / name).is_file()]
-
-
-def named_paths(text: str) -> set[str]:
-    """What looks like a path inside the repository: a slash, no protocol, no placeholder."""
-    found = re.findall(r"(?<![\w/.:<>{}*$-])(?:\./|\.\./)*[A-Za-z_][\w.-]*(?:/[\w.-]+)+/?", text)
-    tops = "maft|configs|reason|tools|tests|compat|datasets|reason_data|pretrained|llm|out"
-    return {path for path in found if re.match(rf"^(\.\.?/)*({tops})/", path)}
-
-
-@pytest.mark.parametrize("document", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_path_named_exists_or_is_brought_by_the_user(document: Path) -> None:
-    for path in sorted(named_paths(document.read_text())):
-        clean = path.rstrip("./").removeprefix("./")
-        places = [ROOT / clean, (document.parent / clean).resolve()]
-        top = clean.lstrip("./").split("/")[0]
-        assert any(place.exists() for place in places) or top in BROUGHT_OR_MADE, f"{document}: names {path}"
-
-
-def test_folders_that_users_fill_say_with_what() -> None:
-    for folder in BROUGHT_OR_MADE - {"out"}:
-        assert (ROOT / folder / "README.md").is_file(), folder
 
 
 def test_every_key_has_one_meaning() -> None:

@@ -194,7 +194,7 @@ def _mini_plan(benchmark: Benchmark, *, names_only: bool, overrides: Mapping[str
     missing = []
     weights = overrides.get("MODEL.WEIGHTS", MINI_WEIGHTS)
     if weights != SEEDED and not Path(weights).is_file():
-        way_out = f"the repository ships {MINI_WEIGHTS}; README.md says how they are trained"
+        way_out = f"the repository ships {MINI_WEIGHTS}; docs/mini.md says how they are trained"
         missing.append(Missing(f"weights {weights}: no such file", way_out))
     if names_only:
         way_out = "leave it out: names only is one of the rows of mini's table"

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _READING = (
     "mIoU and PQ in percent; mIoU per group in the reference's definition, restricted to the group's classes. "
     '"varying": the new\nclasses whose colour is another one in every picture. The reasons are written by a simulated '
-    'observer that errs:\nsee README.md, "mini".'
+    'observer that errs:\nsee docs/mini.md.'
 )
 
 
