@@ -112,7 +112,7 @@ def test_the_hash_of_sources_follows_the_sources(tmp_path, monkeypatch):
     (package / "op.cu").write_text("1")
     monkeypatch.syspath_prepend(tmp_path)
     first = provenance.hash_sources(["some_package"])
-    (package / "readme.md").write_text("not a source")
+    (package / "notes.txt").write_text("not a source")
     assert provenance.hash_sources(["some_package"]) == first
     (package / "op.cu").write_text("22")
     assert provenance.hash_sources(["some_package"]) != first
