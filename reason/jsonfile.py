@@ -1,11 +1,9 @@
-"""Strict JSON files: what is not plain JSON is refused on reading, and writing replaces a file whole or not at all."""
+"""Strict reading of JSON files: what is not plain JSON is refused."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,16 +68,3 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     return parse_json(text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to a file beside `path` and rename it into place; folders are made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
-from reason.jsonfile import write_text
+from reason.files import write_text
 from reason.triplets import find_image_file, load_image
 from reason.vocabulary import Vocabulary
 

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 from reason.runs.images import PictureError, check_stems, list_images, load_picture
 from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 
 _GENERIC_FIELDS = ("general_category", "sub_category", "class_des")
 _IMAGE_FIELDS = ("reason1", "reason2", "reason3")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 
 
 class VocabularyError(ValueError):

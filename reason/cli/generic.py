@@ -21,7 +21,8 @@ from reason.cli.options import (
 from reason.cli.running import Plan, carry_out
 from reason.engines import EngineInfo
 from reason.errors import ReasonError
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 from reason.runs.jobs import GenericJob
 from reason.runs.store import STATE_FOLDER, ResultStore
 

@@ -176,7 +176,7 @@ def test_awq_weights_answer_like_what_they_stand_for(tiny_awq: tuple[Path, Path]
     code = f"""
 import dataclasses, json, sys
 from pathlib import Path
-from reason.conversation import Picture, Request, Sampling, Turn
+from reason.asking.conversation import Picture, Request, Sampling, Turn
 from reason.engines import EngineGone, EngineOptions, open_engine
 data = Path({str(tmp_path / "coffee.png")!r}).read_bytes()
 shown = Picture(data, "image/png", 168, 224, "coffee", 48)

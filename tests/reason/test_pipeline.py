@@ -113,7 +113,7 @@ def test_images_of_another_process_are_waited_for_and_inherited(
     code = f"""
         import time
         from pathlib import Path
-        from reason.claims import Claims
+        from reason.runs.claims import Claims
         job = {job_of(images).provenance(vllm_engine.info, job_of(images).open_aligner()).hash!r}
         claims = Claims(Path({str(tmp_path / ".reason")!r}), {{"provenance": job}})
         print(claims.take({images[0].stem!r}), flush=True)

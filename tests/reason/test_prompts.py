@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-import reason.prompts
 
+import reason.asking.prompts
 from reason.asking.prompts import TEMPLATES, load_prompts
 from reason.asking.schemas import candidates_schema, description_schema, generic_schema, reasons_schema
 from reason.errors import ReasonError

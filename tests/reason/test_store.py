@@ -210,7 +210,7 @@ def claim_and_wait(folder: Path, names: list[str]) -> subprocess.Popen[str]:
     code = f"""
         import time
         from pathlib import Path
-        from reason.claims import Claims
+        from reason.runs.claims import Claims
         claims = Claims(Path({str(folder)!r}), {{}})
         print(all([claims.take(name) for name in {names!r}]), flush=True)
         time.sleep(600)
@@ -256,7 +256,7 @@ def test_a_forked_child_does_not_keep_a_dead_process_alive(tmp_path: Path, in_re
     code = f"""
         import os, time
         from pathlib import Path
-        from reason.claims import Claims
+        from reason.runs.claims import Claims
         claims = Claims(Path({str(tmp_path)!r}), {{}})
         claims.take("a")
         child = os.fork()

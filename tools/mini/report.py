@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maft.errors import UserError
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 from reason.triplets import ImageTriplet, load_image
 from reason.vocabulary import Vocabulary
 from tools.mini import page

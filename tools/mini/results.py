@@ -11,7 +11,8 @@ from typing import Any
 from tabulate import tabulate
 
 from maft.errors import UserError
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 from tools.mini.world import GROUPS, TRAIN_CLASSES, VAL_CLASSES, MiniClass
 
 DATASET = "mini_val_panoptic"

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maft.errors import UserError
-from reason.jsonfile import JsonError, read_json, write_text
+from reason.files import write_text
+from reason.jsonfile import JsonError, read_json
 from reason.triplets import Reason, load_generic, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.photos.content import load_photographs
