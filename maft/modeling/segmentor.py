@@ -131,7 +131,6 @@ class Segmentor(nn.Module):
 
     def _regions(self, dense: Tensor, prediction: DecoderOutput) -> Regions:
         pooled = mask_pool(dense, resize(prediction.mask_logits, dense.shape[-2:]))
-        assert prediction.class_embeddings is not None
         return Regions(
             mask_logits=prediction.mask_logits,
             class_embeddings=prediction.class_embeddings,
@@ -176,7 +175,6 @@ class Segmentor(nn.Module):
             class_logits = [
                 row_logits(prediction.class_embeddings.float(), rows, scale, rows_per_class, None)
                 for prediction in predictions
-                if prediction.class_embeddings is not None
             ]
             losses = self.criterion(class_logits, mask_logits, targets)
             clip_logits = row_logits(

@@ -143,10 +143,23 @@ def test_the_decoder_gives_one_prediction_or_all_of_them(decoder: MultiScaleMask
 
 
 def test_a_query_whose_mask_forbids_everything_looks_everywhere() -> None:
-    logits = torch.full((1, 2, 4, 4), -5.0)
-    logits[0, 1, :2, :2] = 5.0
-    forbidden = MultiScaleMaskedTransformerDecoder._forbidden(logits, (2, 2))
+    features = torch.full((1, 2, 2, 2), -5.0)
+    features[0, 1, 0, 0] = 5.0
+    forbidden = MultiScaleMaskedTransformerDecoder._forbidden(torch.eye(2)[None], features)
     assert forbidden[0].tolist() == [[False] * 4, [False, True, True, True]]
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 5), (16, 20)])
+def test_attention_masks_are_those_of_the_resized_full_size_masks(size: tuple[int, int]) -> None:
+    """Resizing features and then multiplying equals multiplying and then resizing, but for rounding at the edge."""
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64)
+    features = torch.randn(2, 6, 32, 40, generator=generator, dtype=torch.float64)
+    logits = torch.einsum("bqc,bchw->bqhw", embeddings, features)
+    masks = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).flatten(2)
+    resized = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(torch.einsum("bqc,bcn->bqn", embeddings, resized.flatten(2)), masks)
+    assert torch.equal(MultiScaleMaskedTransformerDecoder._forbidden(embeddings, resized), masks < 0)
 
 
 def test_the_decoder_refuses_mask_features_of_another_width() -> None:

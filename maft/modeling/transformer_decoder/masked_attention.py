@@ -22,11 +22,11 @@ class DecoderOutput:
     """What the decoder says after one of its layers.
 
     mask_logits: (B, Q, H / 4, W / 4).
-    class_embeddings: (B, Q, E), not normalised; None where it was not asked for.
+    class_embeddings: (B, Q, E), not normalised.
     """
 
     mask_logits: Tensor
-    class_embeddings: Tensor | None
+    class_embeddings: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -135,7 +135,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             maps: three (B, width, h, w) maps, coarse to fine.
             mask_features: (B, mask_dim, H / 4, W / 4).
             every_layer: also give the predictions before the first layer and after each of the others, as training
-                wants them; without it the class side, half of a prediction's cost, runs once instead of ten times.
+                wants them; without it masks and class side at full size run once instead of ten times.
 
         Returns:
             The predictions in the order of the layers; the last one is the result.
@@ -154,29 +154,34 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             strict=True,
         )
         outputs = []
-        prediction = self._predict(queries, mask_features, classes=every_layer)
+        # Attention masks are needed at the maps' sizes only. Resizing is linear, so the mask features are resized once
+        # per map and multiplied with the queries there; the full-size product is left to the results.
+        resized = [_resize(mask_features.detach(), m.shape[-2:]) for m in maps]
         for number, (cross_attention, self_attention, feed_forward) in enumerate(rounds):
-            outputs.append(prediction)
+            normed = self.decoder_norm(queries)
+            mask_embeddings = self.mask_embed(normed)
+            if every_layer:
+                outputs.append(self._predict(normed, mask_embeddings, mask_features))
             level = number % self.LEVELS
-            forbidden = self._forbidden(prediction.mask_logits, maps[level].shape[-2:])
+            forbidden = self._forbidden(mask_embeddings, resized[level])
             queries = cross_attention(queries, query_positions, cells[level], positions[level], forbidden)
             queries = feed_forward(self_attention(queries, query_positions))
-            last = number == len(self.transformer_ffn_layers) - 1
-            prediction = self._predict(queries, mask_features, classes=every_layer or last)
-        return [*outputs, prediction] if every_layer else [prediction]
-
-    def _predict(self, queries: Tensor, mask_features: Tensor, *, classes: bool) -> DecoderOutput:
         normed = self.decoder_norm(queries)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(normed), mask_features)
-        if not classes:
-            return DecoderOutput(mask_logits, None)
+        return [*outputs, self._predict(normed, self.mask_embed(normed), mask_features)]
+
+    def _predict(self, normed: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> DecoderOutput:
+        mask_logits = torch.einsum("bqc,bchw->bqhw", mask_embeddings, mask_features)
         pooled = self._mask_pooling_proj(mask_pool(mask_features, mask_logits))
         return DecoderOutput(mask_logits, self.class_embed(pooled + normed))
 
     @staticmethod
-    def _forbidden(mask_logits: Tensor, size: Sequence[int]) -> Tensor:
+    def _forbidden(mask_embeddings: Tensor, mask_features: Tensor) -> Tensor:
         """(B, Q, h * w) bool: cells outside a query's mask, unless the mask would forbid all of them."""
-        resized = F.interpolate(mask_logits.detach(), size=tuple(size), mode="bilinear", align_corners=False)
+        logits = torch.einsum("bqc,bcn->bqn", mask_embeddings.detach(), mask_features.flatten(2))
         # The sigmoid is not dropped: rounding makes a tiny negative logit exactly 0.5, which is still allowed.
-        forbidden = resized.sigmoid().flatten(2) < 0.5
+        forbidden = logits.sigmoid() < 0.5
         return forbidden & ~forbidden.all(dim=-1, keepdim=True)
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
