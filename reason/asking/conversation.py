@@ -28,21 +28,6 @@ from reason.names import VocabularyNames
 from reason.triplets import ImageTriplet, Reason
 from reason.vocabulary import Vocabulary
 
-__all__ = [
-    "Answer",
-    "Failure",
-    "GenericTask",
-    "ImageTask",
-    "Outcome",
-    "Picture",
-    "Request",
-    "Sampling",
-    "Step",
-    "TaskOptions",
-    "Turn",
-    "generic_reasons",
-]
-
 
 class _Task:
     """Asks one question after the other; a question whose answer cannot be used is asked again, warmer.

@@ -19,7 +19,7 @@ from reason.cli.options import (
     task_options,
 )
 from reason.cli.running import Plan, carry_out
-from reason.engines import EngineInfo
+from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json

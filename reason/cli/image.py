@@ -13,20 +13,19 @@ from reason.cli.options import (
     add_run,
     add_what,
     engine_options,
-    model_info,
     read_prompts,
     read_vocabulary,
     task_options,
 )
 from reason.cli.running import Plan, carry_out
-from reason.engines import EngineInfo
+from reason.engines.interface import EngineInfo
+from reason.engines.opening import model_info
 from reason.errors import ReasonError
 from reason.runs.images import MAX_PIXELS, check_stems, list_images
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.provenance import model_name
 from reason.runs.store import STATE_FOLDER
 from reason.score import label_files
-from reason.vocabulary import Vocabulary
 
 RESULTS = Path("reason_data", "image_reason")
 
@@ -117,11 +116,6 @@ def chosen_images(images: Sequence[Path], arguments: argparse.Namespace) -> Sequ
     return images[part - 1 :: parts][: arguments.limit]
 
 
-def output_folder(arguments: argparse.Namespace, model: str, vocabulary: Vocabulary) -> Path:
-    """Where the results go."""
-    return arguments.output or RESULTS / model_name(model) / vocabulary.name
-
-
 def image_job(arguments: argparse.Namespace, images: Sequence[Path]) -> ImageJob:
     """What the flags ask for, without a model.
 
@@ -151,18 +145,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_stems(everything)
     job = image_job(arguments, chosen_images(everything, arguments))
     options = engine_options(arguments)
-    if arguments.ray:
-        from reason.runs.cluster import run_on_cluster
 
-        return run_on_cluster(arguments, job, options)
+    def place(info: EngineInfo) -> tuple[Path, Path]:
+        folder = arguments.output or RESULTS / model_name(info.model) / job.vocabulary.name
+        return folder, folder / STATE_FOLDER
+
+    if arguments.ray:
+        from reason.cli.on_cluster import run_on_cluster
+
+        return run_on_cluster(arguments, job, options, lambda info: place(info)[0])
     if arguments.engine != "server":
         model_info(arguments.engine, options)  # what is wrong with it shows before the aligner's seconds of imports
     aligner = job.open_aligner()
-
-    def place(info: EngineInfo) -> tuple[Path, Path]:
-        folder = output_folder(arguments, info.model, job.vocabulary)
-        return folder, folder / STATE_FOLDER
-
     plan = Plan(
         kind=arguments.engine,
         options=options,

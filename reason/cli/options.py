@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from reason.asking.conversation import TaskOptions
+from reason.asking.messages import TaskOptions
 from reason.asking.prompts import PromptSet, load_prompts
-from reason.engines import ENGINES, EngineInfo, EngineKind, EngineOptions
+from reason.engines.interface import ENGINES, EngineOptions
 from reason.errors import ReasonError
 from reason.runs.images import MAX_PIXELS
 from reason.runs.provenance import digest
@@ -227,17 +227,3 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         # Sentences are kept to no schema, so a server that cannot keep to one serves as well.
         constraint="none" if arguments.answer_form == "text" else "auto",
     )
-
-
-def model_info(kind: EngineKind, options: EngineOptions) -> EngineInfo:
-    """What can be said of a model in a folder before an engine has loaded it.
-
-    Raises:
-        ReasonError: the engine could not work so (`reason.engines.checks`).
-    """
-    from reason.engines.checks import check_engine
-    from reason.engines.model_folder import model_hash, read_model_folder
-
-    check_engine(kind, options)
-    folder = read_model_folder(options.model)
-    return EngineInfo(kind, "", folder.path.name, model_hash(folder))

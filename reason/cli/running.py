@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reason.cli.options import model_info
-from reason.engines import Engine, EngineInfo, EngineKind, EngineOptions, open_engine
+from reason.engines.checks import check_fits
+from reason.engines.interface import Engine, EngineInfo, EngineKind, EngineOptions
+from reason.engines.opening import model_info, open_engine
 from reason.errors import ReasonError
 from reason.runs.pipeline import Summary, Work, failure_lines, run_work
 from reason.runs.progress import several
@@ -93,8 +94,6 @@ def _first_look(plan: Plan, stack: ExitStack) -> tuple[Engine | None, EngineInfo
         engine = _opened(plan, stack)
         return engine, engine.info
     info = model_info(plan.kind, plan.options)
-    from reason.engines.checks import check_fits
-
     check_fits(plan.options, plan.constant_text, plan.answer_tokens)
     return None, info
 

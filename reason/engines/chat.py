@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from reason.asking.conversation import Picture, Turn
+from reason.asking.messages import Picture, Turn
 
 
 def template_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from reason.engines import ENGINES, PIXELS_A_TOKEN, EngineKind, EngineOptions
 from reason.engines.gpus import Gpu, visible_gpus
+from reason.engines.interface import ENGINES, PIXELS_A_TOKEN, EngineKind, EngineOptions
 from reason.engines.model_folder import ModelFolder, read_model_folder
 from reason.errors import ReasonError
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from reason.asking.conversation import Picture, Sampling, Turn
+from reason.asking.messages import Picture, Sampling, Turn
 from reason.errors import ReasonError
 
 _log = logging.getLogger(__name__)

@@ -12,18 +12,21 @@ import multiprocessing
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from typing import Any
 
-from reason.asking.conversation import Answer, Request
-from reason.engines import EngineInfo, EngineKind, EngineOptions, open_engine
+from reason.asking.messages import Answer, Request
 from reason.engines.chat import pictures_of
 from reason.engines.gpus import visible_gpus
+from reason.engines.interface import Engine, EngineInfo, EngineKind, EngineOptions
 from reason.errors import EngineGone, ReasonError
 
 _log = logging.getLogger(__name__)
+
+Opener = Callable[[EngineKind, EngineOptions], Engine]
 
 _POLL = 0.05
 """Seconds that a copy goes on with its batch until it looks for new requests."""
@@ -36,8 +39,12 @@ _LEAVE = 20.0
 class ReplicatedEngine:
     """`data_parallel` copies behind one interface."""
 
-    def __init__(self, kind: EngineKind, options: EngineOptions) -> None:
+    def __init__(self, open_one: Opener, kind: EngineKind, options: EngineOptions) -> None:
         """Start the copies, all at once, and wait until each has loaded the model.
+
+        Args:
+            open_one: opens a single copy, in its process.
+            kind, options: of the engine; `options.data_parallel` copies are started.
 
         Raises:
             ReasonError: one of them could not; the others are ended.
@@ -51,7 +58,7 @@ class ReplicatedEngine:
             share = devices[number * options.tensor_parallel : (number + 1) * options.tensor_parallel]
             one = replace(options, data_parallel=1)
             # Not a daemon: vLLM starts processes of its own, which daemons may not.
-            process = context.Process(target=serve, args=(there, kind, one, share), name=f"copy {number}")
+            process = context.Process(target=serve, args=(there, open_one, kind, one, share), name=f"copy {number}")
             process.start()
             there.close()
             self._processes.append(process)
@@ -128,7 +135,7 @@ class ReplicatedEngine:
         return EngineGone(self._problem)
 
 
-def serve(pipe: Connection, kind: EngineKind, options: EngineOptions, devices: list[str]) -> None:
+def serve(pipe: Connection, open_one: Opener, kind: EngineKind, options: EngineOptions, devices: list[str]) -> None:
     """The life of one copy: open the engine, then answer until the pipe is closed.
 
     It sends (EngineInfo, capacity) first, then lists of answers; a text instead says why there will be no more.
@@ -136,7 +143,7 @@ def serve(pipe: Connection, kind: EngineKind, options: EngineOptions, devices: l
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     try:
-        engine = open_engine(kind, options)
+        engine = open_one(kind, options)
     except ReasonError as error:
         pipe.send(str(error))
         return

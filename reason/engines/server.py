@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from reason.asking.conversation import Answer, Request, Sampling, Turn
-from reason.engines import EngineInfo, EngineOptions
+from reason.asking.messages import Answer, Request, Sampling, Turn
+from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.probe import probe_form
 from reason.errors import EngineGone, ReasonError
 

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from reason.asking.conversation import Answer, Request
-from reason.engines import EngineInfo, EngineOptions
+from reason.asking.messages import Answer, Request
 from reason.engines.chat import decode, pictures_of, template_messages
 from reason.engines.checks import context_length
+from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.model_folder import model_hash, read_model_folder
 from reason.errors import EngineGone, ReasonError
 

@@ -13,10 +13,10 @@ import time
 from collections import deque
 from typing import Any
 
-from reason.asking.conversation import Answer, Request
-from reason.engines import EngineInfo, EngineOptions
+from reason.asking.messages import Answer, Request
 from reason.engines.chat import decode, pictures_of, template_messages
 from reason.engines.checks import context_length
+from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.model_folder import ModelFolder, model_hash, read_model_folder
 from reason.errors import EngineGone, ReasonError
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reason.asking.conversation import Picture
+from reason.asking.messages import Picture
 from reason.errors import ReasonError
 
 if TYPE_CHECKING:

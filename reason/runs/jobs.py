@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reason.asking.aligner import Aligner, EmbeddingAligner, ExactAligner
-from reason.asking.conversation import GenericTask, ImageTask, TaskOptions, generic_reasons
+from reason.asking.conversation import GenericTask, ImageTask, generic_reasons
+from reason.asking.messages import TaskOptions
 from reason.asking.prompts import PromptSet
-from reason.engines import EngineInfo
+from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
 from reason.jsonfile import read_json
 from reason.names import VocabularyNames

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from reason.asking.conversation import Answer, Failure, Outcome, Request
-from reason.engines import Engine
+from reason.asking.messages import Answer, Failure, Outcome, Request
+from reason.engines.interface import Engine
 from reason.errors import EngineGone
 from reason.runs.images import PictureError
 from reason.runs.progress import Progress, several

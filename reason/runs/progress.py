@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from reason.asking.conversation import Answer
+from reason.asking.messages import Answer
 
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 30.0

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from reason.asking.conversation import TaskOptions
+from reason.asking.messages import TaskOptions
 from reason.vocabulary import Vocabulary
 
 _WITHOUT_EFFECT = ("attempts",)

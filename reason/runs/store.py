@@ -205,7 +205,7 @@ class ResultStore:
 
         Args:
             name: claimed before.
-            failures: in order, each with the fields of `reason.asking.conversation.Failure`.
+            failures: in order, each with the fields of `reason.asking.messages.Failure`.
         """
         record = {
             "name": name,

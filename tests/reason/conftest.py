@@ -114,7 +114,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vllm_engine(tiny_model: Path) -> Iterator[VllmEngine]:
     """vLLM with the tiny model, in this process."""
-    from reason.engines import EngineOptions
+    from reason.engines.interface import EngineOptions
     from reason.engines.vllm import VllmEngine
 
     engine = VllmEngine(

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from reason.engines import EngineOptions, checks
+from reason.engines import checks
 from reason.engines.checks import check_engine, check_memory, check_tensor_parallel, context_length
 from reason.engines.gpus import Gpu, select_gpus
+from reason.engines.interface import EngineOptions
 from reason.engines.model_folder import ModelFolder, model_hash, read_model_folder
 from reason.errors import ReasonError
 

@@ -23,7 +23,7 @@ from reason.triplets import load_generic, load_image
 from reason.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
-    from reason.engines import Engine
+    from reason.engines.interface import Engine
     from reason.engines.vllm import VllmEngine
 
 CLASSES = "cat, dog, sofa"
@@ -196,7 +196,7 @@ def test_images_twice_and_with_other_settings(
 def test_changed_prompts_are_refused(
     few: Path, vllm_server: str, tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = shutil.copytree(repository / "reason" / "prompts" / "v1", tmp_path / "mine")
+    prompts = shutil.copytree(repository / "reason" / "asking" / "prompts" / "v1", tmp_path / "mine")
     words = image_words(few, vllm_server, tmp_path / "out", "--limit", "1", "--prompts", str(prompts))
     assert main(words) == 0
     with (prompts / "image_look.txt").open("a") as stream:

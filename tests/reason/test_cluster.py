@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed here: bash install.sh reason")
 
-from reason.asking.conversation import TaskOptions
+from reason.asking.messages import TaskOptions
 from reason.asking.prompts import load_prompts
-from reason.engines import EngineOptions
+from reason.engines.interface import EngineOptions
 from reason.errors import ReasonError
 from reason.runs.claims import living_workers
 from reason.runs.cluster import Layout, cluster_nodes, layout, portion_size, spread, summed_up

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from reason.asking.aligner import ExactAligner
-from reason.asking.conversation import Answer, GenericTask, ImageTask, Picture, Request, TaskOptions, generic_reasons
+from reason.asking.conversation import GenericTask, ImageTask, generic_reasons
+from reason.asking.messages import Answer, Picture, Request, TaskOptions
 from reason.asking.prompts import load_prompts
 from reason.errors import EngineGone, ReasonError, run_command
 from reason.triplets import TripletError, dump_generic, dump_image, load_generic, load_image

@@ -17,10 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from reason.asking.conversation import Answer, Picture, Request, Sampling, Turn
-from reason.engines import Engine, EngineGone, EngineOptions, open_engine
+from reason.asking.messages import Answer, Picture, Request, Sampling, Turn
+from reason.engines.interface import Engine, EngineOptions
+from reason.engines.opening import open_engine
 from reason.engines.vllm import VllmEngine, wake_when_dead
-from reason.errors import ReasonError
+from reason.errors import EngineGone, ReasonError
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_PIXELS = 64 * 28 * 28
@@ -176,8 +177,10 @@ def test_awq_weights_answer_like_what_they_stand_for(tiny_awq: tuple[Path, Path]
     code = f"""
 import dataclasses, json, sys
 from pathlib import Path
-from reason.asking.conversation import Picture, Request, Sampling, Turn
-from reason.engines import EngineGone, EngineOptions, open_engine
+from reason.asking.messages import Picture, Request, Sampling, Turn
+from reason.engines.interface import EngineOptions
+from reason.engines.opening import open_engine
+from reason.errors import EngineGone
 data = Path({str(tmp_path / "coffee.png")!r}).read_bytes()
 shown = Picture(data, "image/png", 168, 224, "coffee", 48)
 turns = (Turn("system", "Look."), Turn("user", "Which?", shown))

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 import reason.engines.server as server_module
-from reason.asking.conversation import Answer, Picture, Request, Sampling, Turn
-from reason.engines import EngineGone, EngineOptions, open_engine
+from reason.asking.messages import Answer, Picture, Request, Sampling, Turn
+from reason.engines.interface import EngineOptions
+from reason.engines.opening import open_engine
 from reason.engines.server import ServerEngine
-from reason.errors import ReasonError
+from reason.errors import EngineGone, ReasonError
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, seed=0)
 SCHEMA = {

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reason.asking.aligner import ExactAligner
-from reason.asking.conversation import Answer, GenericTask, ImageTask, Picture, TaskOptions
+from reason.asking.conversation import GenericTask, ImageTask
+from reason.asking.messages import Answer, Picture, TaskOptions
 from reason.asking.parsing import AnswerError, parse_candidates, parse_description, parse_generic, parse_reasons
 from reason.asking.prompts import load_prompts
 from reason.asking.schemas import candidates_schema, generic_schema

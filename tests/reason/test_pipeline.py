@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reason.asking.conversation import TaskOptions
+from reason.asking.messages import TaskOptions
 from reason.asking.prompts import load_prompts
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.pipeline import Summary, failure_lines, run_work
@@ -141,7 +141,7 @@ def test_images_of_another_process_are_waited_for_and_inherited(
 def test_progress_counts_and_says_what_it_counts(capsys: pytest.CaptureFixture[str]) -> None:
     usage = Usage()
     assert usage.cached_share is None
-    from reason.asking.conversation import Answer
+    from reason.asking.messages import Answer
 
     usage.add(Answer("a", "", "stop", 100, 75, 10))
     usage.add(Answer("b", "", "stop", 50, None, 5))

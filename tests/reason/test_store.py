@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reason.asking.conversation import TaskOptions
+from reason.asking.messages import TaskOptions
 from reason.errors import ReasonError
 from reason.runs.claims import Claims, living_workers
 from reason.runs.provenance import Provenance, changes, digest, model_name, task_parts, vocabulary_part

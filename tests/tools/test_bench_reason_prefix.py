@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from reason.asking.conversation import Answer, ImageTask, Picture, Request, TaskOptions
+from reason.asking.conversation import ImageTask
+from reason.asking.messages import Answer, Picture, Request, TaskOptions
 from reason.asking.prompts import load_prompts
-from reason.engines import EngineInfo
+from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
 from reason.vocabulary import parse_vocabulary
 from tools.bench.reason_prefix import Comparison, Count, ask, naive_request, photographs, report

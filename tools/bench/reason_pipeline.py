@@ -31,9 +31,9 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from reason.asking.conversation import Answer, Request, TaskOptions
+from reason.asking.messages import Answer, Request, TaskOptions
 from reason.asking.prompts import load_prompts
-from reason.engines import EngineInfo
+from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError, run_command
 from reason.runs.images import fitted_size
 from reason.runs.jobs import NO_ALIGNER, ImageJob

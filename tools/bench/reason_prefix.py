@@ -27,9 +27,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reason.asking.conversation import Answer, ImageTask, Picture, Request, TaskOptions, Turn
+from reason.asking.conversation import ImageTask
+from reason.asking.messages import Answer, Picture, Request, TaskOptions, Turn
 from reason.asking.prompts import load_prompts
-from reason.engines import Engine, EngineOptions, open_engine
+from reason.engines.interface import Engine, EngineOptions
+from reason.engines.opening import open_engine
 from reason.errors import ReasonError, run_command
 from reason.runs.images import list_images, load_picture
 from reason.vocabulary import Vocabulary, load_vocabulary
