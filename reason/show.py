@@ -1,4 +1,4 @@
-"""An HTML page of what the model said about an image: picture, description, candidates, reasons, provenance.
+"""An HTML page of what the model said about an image: image, description, candidates, reasons, provenance.
 
 A page needs no other file. Every text in it was written by a model or a user, and is escaped.
 """
@@ -21,7 +21,7 @@ from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
-from reason.runs.images import PictureError, check_stems, list_images, load_picture
+from reason.runs.images import ImageFileError, check_stems, encode_image, list_images
 from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image
 from reason.vocabulary import Vocabulary
@@ -78,13 +78,13 @@ def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None
         vocabulary: marks names that it lacks.
 
     Raises:
-        PictureError: the image cannot be read.
+        ImageFileError: the image cannot be read.
     """
     triplet = shown.triplet
     extra = triplet.extra if triplet else {}
     reasons = list(triplet.reasons.values()) if triplet else []
     outside = set(named_classes((reason.name for reason in reasons), vocabulary)[1]) if vocabulary else set()
-    picture = load_picture(shown.image, max_pixels=SHOWN_PIXELS)
+    image = encode_image(shown.image, max_pixels=SHOWN_PIXELS)
     description = extra.get("description")
     rows = _rows({key: value for key, value in extra.items() if key not in _OWN_FIELDS})
     rows += _usage(_objects(extra.get("attempts")))
@@ -94,7 +94,7 @@ def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None
         style=_style(),
         where=escape(" · ".join(part for part in (vocabulary.title if vocabulary else "", str(results)) if part)),
         state=_state(shown),
-        picture=f'<img src="{_data_uri(picture.data, picture.mime)}" alt="{escape(shown.image.name)}">',
+        image=f'<img src="{_data_uri(image.data, image.mime)}" alt="{escape(shown.image.name)}">',
         caption=escape(str(shown.image)),
         description=f'<p class="description">{escape(description)}</p>' if isinstance(description, str) else _absent(),
         candidates=_candidates(extra),
@@ -219,9 +219,9 @@ def _list(rows: Iterable[tuple[str, str]]) -> str:
 
 def _entry(shown: Shown) -> str:
     try:
-        picture = load_picture(shown.image, max_pixels=THUMBNAIL_PIXELS)
-        thumbnail = f'<img src="{_data_uri(picture.data, picture.mime)}" alt="">'
-    except PictureError:
+        image = encode_image(shown.image, max_pixels=THUMBNAIL_PIXELS)
+        thumbnail = f'<img src="{_data_uri(image.data, image.mime)}" alt="">'
+    except ImageFileError:
         thumbnail = ""
     names = ", ".join(shown.triplet.reasons) if shown.triplet else ""
     missing = "failed" if shown.failed else "no file" if shown.triplet is None else "no class"
@@ -295,7 +295,7 @@ def run(args: argparse.Namespace) -> int:
     for entry in entries:
         try:
             page = image_page(entry, args.results, vocabulary)
-        except PictureError as error:
+        except ImageFileError as error:
             if len(entries) == 1:
                 raise
             sys.stderr.write(f"{error}\n")

@@ -33,7 +33,7 @@ class VocabularyClass:
         name: the data set's own name of the class (may hold commas: "building, edifice").
         synonyms: the names it is prompted by, in order; repeated entries are kept, since they count as prompt rows.
         thing: countable.
-        color: RGB in [0, 255] for pictures, or None.
+        color: RGB in [0, 255] for images, or None.
         dataset_id: the identifier the data set's release uses, or None.
     """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reason.asking.aligner import Aligner, Alignment, ExactAligner
-from reason.asking.messages import Answer, Failure, Outcome, Picture, Request, Sampling, Step, TaskOptions, Turn
+from reason.asking.messages import Answer, EncodedImage, Failure, Outcome, Request, Sampling, Step, TaskOptions, Turn
 from reason.asking.parsing import (
     AnswerError,
     ParsedReason,
@@ -135,7 +135,7 @@ class ImageTask(_Task):
     def __init__(
         self,
         name: str,
-        picture: Picture,
+        image: EncodedImage,
         vocabulary: Vocabulary,
         prompts: PromptSet,
         aligner: Aligner | None,
@@ -145,7 +145,7 @@ class ImageTask(_Task):
 
         Args:
             name: the image's file name.
-            picture: the image as it is sent.
+            image: the image as it is sent.
             vocabulary: its classes.
             prompts: how to ask.
             aligner: of the same vocabulary; not used with closed candidates.
@@ -159,8 +159,8 @@ class ImageTask(_Task):
         super().__init__(name, options)
         self._script = _script(_Same(vocabulary), _Same(prompts), options)
         self._aligner: Aligner = aligner if options.candidates == "free" and aligner else self._script.spellings
-        first = Turn("user", prompts.image_look(), picture)
-        self._picture = picture
+        first = Turn("user", prompts.image_look(), image)
+        self._image = image
         self._turns: list[Turn] = [Turn("system", self._script.image_system), first]
         self._description: str | None = None
         self._candidates: list[str] | None = None
@@ -184,9 +184,9 @@ class ImageTask(_Task):
             "reasoning": {},
             "image": {
                 "name": self.name,
-                "width": self._picture.width,
-                "height": self._picture.height,
-                "tokens": self._picture.tokens,
+                "width": self._image.width,
+                "height": self._image.height,
+                "tokens": self._image.tokens,
             },
             "vocabulary": self._script.vocabulary.name,
             "description": self._description,
@@ -248,7 +248,7 @@ class ImageTask(_Task):
 
 
 class GenericTask(_Task):
-    """The generic reason of one class, in one question without a picture."""
+    """The generic reason of one class, in one question without an image."""
 
     def __init__(self, index: int, vocabulary: Vocabulary, prompts: PromptSet, options: TaskOptions) -> None:
         """Nothing is asked yet.

@@ -14,7 +14,7 @@ Outcome = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An image as it is sent.
 
     Attributes:
@@ -35,11 +35,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation; its picture, if it has one, stands before its text."""
+    """One turn of a conversation; its image, if it has one, stands before its text."""
 
     role: Role
     text: str
-    picture: Picture | None = None
+    image: EncodedImage | None = None
 
 
 @dataclass(frozen=True)

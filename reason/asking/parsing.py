@@ -46,7 +46,7 @@ class ParsedReason:
 
 
 def parse_description(text: str, form: AnswerForm = "json") -> str:
-    """The description of a picture, in one paragraph.
+    """The description of an image, in one paragraph.
 
     Raises:
         AnswerError: malformed, empty or far too long.

@@ -18,16 +18,16 @@ from reason.errors import ReasonError
 
 GIB = 2**30
 DEFAULT_CONTEXT = 16384
-"""Tokens of a conversation, where the user names none: A-847's vocabulary, a picture and all answers fit."""
+"""Tokens of a conversation, where the user names none: A-847's vocabulary, an image and all answers fit."""
 ANSWER_ROOM = 1024
-"""Tokens that a conversation must hold beside its picture, at the very least."""
+"""Tokens that a conversation must hold beside its image, at the very least."""
 
 
 def context_length(model: ModelFolder, options: EngineOptions) -> int:
     """Tokens of the longest conversation, answer included.
 
     Raises:
-        ReasonError: longer than the model was made for, or too short for one picture and an answer.
+        ReasonError: longer than the model was made for, or too short for one image and an answer.
     """
     limit = int(model.text("max_position_embeddings", DEFAULT_CONTEXT))
     length = options.max_model_len or min(limit, DEFAULT_CONTEXT)
@@ -35,31 +35,31 @@ def context_length(model: ModelFolder, options: EngineOptions) -> int:
         raise ReasonError(
             f"--max-model-len {length}: {model.path.name} was made for conversations of {limit} tokens at most"
         )
-    picture = picture_tokens(options)
-    if picture + ANSWER_ROOM > length:
+    image = image_tokens(options)
+    if image + ANSWER_ROOM > length:
         raise ReasonError(
-            f"pictures of up to {options.max_pixels} pixels take {picture} tokens, which leaves too little of a "
+            f"images of up to {options.max_pixels} pixels take {image} tokens, which leaves too little of a "
             f"conversation's {length}: lower --max-pixels, or raise --max-model-len"
         )
     return length
 
 
-def picture_tokens(options: EngineOptions) -> int:
-    """Tokens of the largest picture that these options allow.
+def image_tokens(options: EngineOptions) -> int:
+    """Tokens of the largest image that these options allow.
 
     Raises:
         ReasonError: the bounds allow none.
     """
     if not PIXELS_A_TOKEN <= options.min_pixels <= options.max_pixels:
         raise ReasonError(
-            f"--max-pixels {options.max_pixels}: pictures have at least "
+            f"--max-pixels {options.max_pixels}: images have at least "
             f"{max(options.min_pixels, PIXELS_A_TOKEN)} pixels, and one token is {PIXELS_A_TOKEN} of them"
         )
     return options.max_pixels // PIXELS_A_TOKEN
 
 
 def check_fits(options: EngineOptions, constant_text: str, answer_tokens: int) -> int:
-    """Check that a whole conversation fits: its constant text (instructions and vocabulary), a picture, the answers.
+    """Check that a whole conversation fits: its constant text (instructions and vocabulary), an image, the answers.
 
     Args:
         options: of the engine; its model must be a folder, since the count is the model's own tokenizer's.
@@ -80,11 +80,11 @@ def check_fits(options: EngineOptions, constant_text: str, answer_tokens: int) -
     if not file.is_file():
         return 0
     constant = len(Tokenizer.from_file(str(file)).encode(constant_text, add_special_tokens=False).ids)
-    needed = constant + picture_tokens(options) + answer_tokens
+    needed = constant + image_tokens(options) + answer_tokens
     if needed > length:
         raise ReasonError(
-            f"a conversation may need {needed} tokens (instructions and vocabulary {constant}, picture "
-            f"{picture_tokens(options)}, questions and answers {answer_tokens}) and has {length}: "
+            f"a conversation may need {needed} tokens (instructions and vocabulary {constant}, image "
+            f"{image_tokens(options)}, questions and answers {answer_tokens}) and has {length}: "
             f"raise --max-model-len, or lower --max-pixels"
         )
     return constant
@@ -202,7 +202,7 @@ def check_engine(kind: EngineKind, options: EngineOptions) -> None:
         raise ReasonError("--tensor-parallel, --data-parallel and --concurrency are at least 1")
     if not 0 < options.gpu_memory <= 1:
         raise ReasonError(f"--gpu-memory {options.gpu_memory}: a share of each GPU, above 0 and at most 1")
-    picture_tokens(options)
+    image_tokens(options)
     if kind == "server":
         _check_server(options)
         return

@@ -42,7 +42,7 @@ class EngineOptions:
         data_parallel: copies of the model, each in its own process on its own GPUs.
         max_model_len: longest conversation in tokens, answer included; None: 16,384 or what the model allows.
         gpu_memory: share of each GPU that vLLM may fill, in (0, 1].
-        min_pixels, max_pixels: bounds on the size of a picture as it is sent.
+        min_pixels, max_pixels: bounds on the size of an image as it is sent.
         concurrency: requests answered at a time (by each copy of the model).
         dtype: "auto", "bfloat16", "float16", "float32".
         seed: of the engine; requests bring their own.

@@ -65,7 +65,7 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
     config = _read_json(path / "config.json")
     if "vision_config" not in config:
         kind = config.get("model_type", "unknown")
-        raise ReasonError(f"{path}: a model of type '{kind}' sees no pictures; a Qwen2.5-VL is meant")
+        raise ReasonError(f"{path}: a model of type '{kind}' sees no images; a Qwen2.5-VL is meant")
     _check_small_files(path)
     weights = _weight_files(path)
     return ModelFolder(path, config, weights, sum(file.stat().st_size for file in weights))
@@ -82,7 +82,7 @@ def _check_small_files(path: Path) -> None:
         )
     if not any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise ReasonError(
-            f"{path}: preprocessor_config.json is missing, which says how pictures are prepared: fetch it again"
+            f"{path}: preprocessor_config.json is missing, which says how images are prepared: fetch it again"
         )
     if not settings.get("chat_template") and not any((path / name).is_file() for name in _TEMPLATES):
         raise ReasonError(f"{path}: there is no chat template, so it is no model to talk to; take the -Instruct form")

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from reason.asking.messages import Picture, Sampling, Turn
+from reason.asking.messages import EncodedImage, Sampling, Turn
 from reason.errors import ReasonError
 
 _log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ def probe_form(
         failure: the exception of any other trouble.
 
     Raises:
-        ReasonError: it obeys neither, takes no picture, or does not answer.
+        ReasonError: it obeys neither, takes no image, or does not answer.
     """
-    turns = (Turn("system", "You look at pictures."), Turn("user", "Say good morning.", _grey_picture()))
+    turns = (Turn("system", "You look at images."), Turn("user", "Say good morning.", _grey_image()))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=32, seed=None)
     told = "it answers in no such form"
     ways: tuple[Literal["response_format", "structured_outputs"], ...] = ("response_format", "structured_outputs")
@@ -68,15 +68,15 @@ def probe_form(
                 )
             return way
     raise ReasonError(
-        f"the server keeps to no answer form, or takes no pictures ({told}): take vLLM's own server, which does both, "
+        f"the server keeps to no answer form, or takes no images ({told}): take vLLM's own server, which does both, "
         "or --engine vllm, or ask for sentences (--answer-form text)"
     )
 
 
-def _grey_picture() -> Picture:
+def _grey_image() -> EncodedImage:
     """A PNG of even grey, 56 x 56: four tokens."""
     from PIL import Image
 
     stream = io.BytesIO()
     Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128)).save(stream, "PNG")
-    return Picture(stream.getvalue(), "image/png", _SIDE, _SIDE, f"grey-{_SIDE}", 4)
+    return EncodedImage(stream.getvalue(), "image/png", _SIDE, _SIDE, f"grey-{_SIDE}", 4)

@@ -1,8 +1,8 @@
 """Several copies of a model, each in a process of its own, on GPUs of its own.
 
 The copies share nothing, so nothing has to be kept in step, and one whose quantised weights cannot be cut for tensor
-parallelism still uses all GPUs of a machine. What asks about a picture goes to the copy that has seen it, whose prefix
-cache holds it; new pictures go where the least is in flight.
+parallelism still uses all GPUs of a machine. What asks about an image goes to the copy that has seen it, whose prefix
+cache holds it; new images go where the least is in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from reason.asking.messages import Answer, Request
-from reason.engines.chat import pictures_of
+from reason.engines.chat import images_of
 from reason.engines.gpus import visible_gpus
 from reason.engines.interface import Engine, EngineInfo, EngineKind, EngineOptions
 from reason.errors import EngineGone, ReasonError
@@ -31,7 +31,7 @@ Opener = Callable[[EngineKind, EngineOptions], Engine]
 _POLL = 0.05
 """Seconds that a copy goes on with its batch until it looks for new requests."""
 _REMEMBERED = 4096
-"""Pictures whose copy is known."""
+"""Images whose copy is known."""
 _LEAVE = 20.0
 """Seconds that a copy has to end by itself."""
 
@@ -74,7 +74,7 @@ class ReplicatedEngine:
         self.capacity = sum(capacity for _, capacity in opened)
 
     def submit(self, request: Request) -> None:
-        """Hand a request to the copy that knows its picture, or to the one with the least to do."""
+        """Hand a request to the copy that knows its image, or to the one with the least to do."""
         if self._problem:
             raise EngineGone(self._problem)
         number = self._choose(request)
@@ -109,12 +109,12 @@ class ReplicatedEngine:
         self._end()
 
     def _choose(self, request: Request) -> int:
-        pictures = pictures_of(request.turns)
+        images = images_of(request.turns)
         least = min(range(len(self._load)), key=self._load.__getitem__)
-        if not pictures:
+        if not images:
             return least
-        number = self._seen.setdefault(pictures[0].uuid, least)
-        self._seen.move_to_end(pictures[0].uuid)
+        number = self._seen.setdefault(images[0].uuid, least)
+        self._seen.move_to_end(images[0].uuid)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return number

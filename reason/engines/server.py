@@ -53,7 +53,7 @@ class ServerEngine:
         """Reach the server, find the model and how it takes answer forms.
 
         Raises:
-            ReasonError: no server there, a refused key, another model, no pictures, or no answer forms.
+            ReasonError: no server there, a refused key, another model, no images, or no answer forms.
         """
         try:
             import openai
@@ -198,12 +198,12 @@ class ServerEngine:
         )
 
     def _message_of(self, turn: Turn) -> Any:
-        if turn.picture is None:
+        if turn.image is None:
             return {"role": turn.role, "content": turn.text}
-        data = base64.b64encode(turn.picture.data).decode("ascii")
-        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": f"data:{turn.picture.mime};base64,{data}"}}
+        data = base64.b64encode(turn.image.data).decode("ascii")
+        image: dict[str, Any] = {"type": "image_url", "image_url": {"url": f"data:{turn.image.mime};base64,{data}"}}
         if self._on_vllm:  # others may refuse a field that they do not know
-            image["uuid"] = turn.picture.uuid
+            image["uuid"] = turn.image.uuid
         return {"role": turn.role, "content": [image, {"type": "text", "text": turn.text}]}
 
     def _find_model(self, wanted: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reason.asking.messages import Answer, Request
-from reason.engines.chat import decode, pictures_of, template_messages
+from reason.engines.chat import decode, images_of, template_messages
 from reason.engines.checks import context_length
 from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.model_folder import model_hash, read_model_folder
@@ -89,8 +89,8 @@ class TransformersEngine:
         text = self._processor.apply_chat_template(
             template_messages(request.turns), tokenize=False, add_generation_prompt=True
         )
-        pictures = [decode(picture) for picture in pictures_of(request.turns)]
-        inputs = self._processor(text=[text], images=pictures or None, return_tensors="pt")
+        images = [decode(image) for image in images_of(request.turns)]
+        inputs = self._processor(text=[text], images=images or None, return_tensors="pt")
         asked = int(inputs["input_ids"].shape[1])
         if asked + how.max_tokens > self._length:
             raise ValueError(f"{asked} tokens and {how.max_tokens} for the answer; a conversation has {self._length}")

@@ -1,7 +1,7 @@
 """The model in this process (or in a process that vLLM starts for it), answered by continuous batching.
 
 Requests join the running batch as they come. The prefix cache keeps what conversations have in common: the vocabulary
-for all images, a picture for the later questions about it.
+for all images, an image for the later questions about it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from reason.asking.messages import Answer, Request
-from reason.engines.chat import decode, pictures_of, template_messages
+from reason.engines.chat import decode, images_of, template_messages
 from reason.engines.checks import context_length
 from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.model_folder import ModelFolder, model_hash, read_model_folder
@@ -77,7 +77,7 @@ class VllmEngine:
             (prompt,) = self._engine.renderer.render_cmpl([self._prompt(request)])
             self._engine.add_request(request.key, prompt, _sampling(request))
         except (VLLMClientError, ValueError, OSError) as error:
-            # Too long, a grammar that cannot be compiled, a picture that cannot be decoded: the batch is untouched.
+            # Too long, a grammar that cannot be compiled, an image that cannot be decoded: the batch is untouched.
             self._ready.append(Answer(request.key, "", "error", 0, None, 0, error=_first_line(error)))
             return
         except Exception as error:
@@ -113,11 +113,11 @@ class VllmEngine:
         text = self._tokenizer.apply_chat_template(
             template_messages(request.turns), tokenize=False, add_generation_prompt=True
         )
-        pictures = pictures_of(request.turns)
+        images = images_of(request.turns)
         prompt: dict[str, Any] = {"prompt": text}
-        if pictures:
-            prompt["multi_modal_data"] = {"image": [decode(picture) for picture in pictures]}
-            prompt["multi_modal_uuids"] = {"image": [picture.uuid for picture in pictures]}
+        if images:
+            prompt["multi_modal_data"] = {"image": [decode(image) for image in images]}
+            prompt["multi_modal_uuids"] = {"image": [image.uuid for image in images]}
         return prompt
 
     def _answer(self, output: Any) -> Answer:
@@ -179,7 +179,7 @@ def _arguments(model: ModelFolder, options: EngineOptions) -> Any:
         "tensor_parallel_size": options.tensor_parallel,
         "enforce_eager": on_cpu if options.eager is None else options.eager,
         "enable_prefix_caching": True,
-        # One picture, no video: vLLM keeps memory for as much as could come (docs/findings.md 13).
+        # One image, no video: vLLM keeps memory for as much as could come (docs/findings.md 13).
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": {"size": {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}},
         # Free white space lets an answer go on for ever (docs/findings.md 16); guidance is a backend that can forbid
@@ -199,7 +199,7 @@ def _arguments(model: ModelFolder, options: EngineOptions) -> Any:
 
 
 def _tower_can_be_cut(model: ModelFolder, parts: int) -> bool:
-    """Whether the vision tower's widths can be shared; else every GPU has all of it, for its part of the pictures."""
+    """Whether the vision tower's widths can be shared; else every GPU has all of it, for its part of the images."""
     tower = model.config["vision_config"]
     return not any(int(tower.get(key, parts)) % parts for key in ("num_heads", "intermediate_size", "hidden_size"))
 

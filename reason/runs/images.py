@@ -1,4 +1,4 @@
-"""From an image file to the picture that the model sees: upright, at the model's own size, encoded once.
+"""From an image file to the image as the model sees it: upright, at the model's own size, encoded once.
 
 Qwen2.5-VL cuts images into patches of 14 pixels and merges 2 x 2 of them into a token, so sides are multiples of 28.
 An engine left to resize by itself has ignored its limits before (docs/findings.md 14); here the size is settled before
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reason.asking.messages import Picture
+from reason.asking.messages import EncodedImage
 from reason.errors import ReasonError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _TURNED = (5, 6, 7, 8)
 """EXIF orientations whose upright image has width and height exchanged."""
 
 
-class PictureError(ReasonError):
+class ImageFileError(ReasonError):
     """An image that cannot be read or that the model cannot take; names the file."""
 
 
@@ -129,7 +129,7 @@ def fitted_size(
     return columns * TOKEN_SIDE, rows * TOKEN_SIDE
 
 
-def load_picture(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> Picture:
+def encode_image(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> EncodedImage:
     """Read an image as the model is to see it.
 
     Upright by its EXIF orientation and in RGB, as the segmentor reads it; resized by `fitted_size`; JPEG. A JPEG or PNG
@@ -137,7 +137,7 @@ def load_picture(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = 
     enough.
 
     Raises:
-        PictureError: missing, cut off, no image, or with sides that the model cannot take.
+        ImageFileError: missing, cut off, no image, or with sides that the model cannot take.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -147,12 +147,12 @@ def load_picture(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = 
             size = fitted_size(*_upright_size(image), min_pixels=min_pixels, max_pixels=max_pixels)
             data, mime = _encode(image, size, original)
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path}: no image that can be read; replace or remove the file") from error
+        raise ImageFileError(f"{path}: no image that can be read; replace or remove the file") from error
     except (OSError, *_UNREADABLE, Image.DecompressionBombError) as error:
         problem = getattr(error, "strerror", None) or error
-        raise PictureError(f"{path}: not readable as an image ({problem}); replace or remove the file") from error
+        raise ImageFileError(f"{path}: not readable as an image ({problem}); replace or remove the file") from error
     uuid = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return Picture(data, mime, *size, uuid, tokens=size[0] * size[1] // TOKEN_SIDE**2)
+    return EncodedImage(data, mime, *size, uuid, tokens=size[0] * size[1] // TOKEN_SIDE**2)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,7 +15,7 @@ from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
 from reason.jsonfile import read_json
 from reason.names import VocabularyNames
-from reason.runs.images import MAX_PIXELS, MIN_PIXELS, load_picture
+from reason.runs.images import MAX_PIXELS, MIN_PIXELS, encode_image
 from reason.runs.pipeline import Task, Work
 from reason.runs.provenance import Provenance, model_name, task_parts, vocabulary_part
 from reason.runs.store import ResultStore
@@ -83,8 +83,8 @@ class ImageJob:
 
         def prepare(name: str) -> Task:
             path = self.images[name]
-            picture = load_picture(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
-            return ImageTask(path.name, picture, self.vocabulary, self.prompts, aligner, self.options)
+            image = encode_image(path, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+            return ImageTask(path.name, image, self.vocabulary, self.prompts, aligner, self.options)
 
         def document(task: Task) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             if not isinstance(task, ImageTask):

@@ -22,13 +22,13 @@ from typing import Any, Protocol
 from reason.asking.messages import Answer, Failure, Outcome, Request
 from reason.engines.interface import Engine
 from reason.errors import EngineGone
-from reason.runs.images import PictureError
+from reason.runs.images import ImageFileError
 from reason.runs.progress import Progress, several
 from reason.runs.store import ResultStore
 
 _MAX_AHEAD = 64
 _GLANCE_SECONDS = 0.02
-"""How long to wait for answers while pictures are being read, too."""
+"""How long to wait for answers while images are being read, too."""
 
 _WAIT_SECONDS = 0.5
 """How long to wait before looking whether the user wants to stop, or other processes are ready."""
@@ -62,7 +62,7 @@ class Work:
 
     Attributes:
         names: of the results, in order; all of them, whatever is done already.
-        prepare: makes the task of a name; runs in reader threads. A PictureError fails that name only.
+        prepare: makes the task of a name; runs in reader threads. An ImageFileError fails that name only.
         document: of a task that is done, the result (a JSON object) and fields for its provenance.
         unit: what one name stands for, in messages.
     """
@@ -195,8 +195,8 @@ class _Loop:
             name = self._reading.pop(future)
             try:
                 task = future.result()
-            except PictureError as error:
-                self._fail(name, [{"step": "picture", "attempt": 1, "problem": str(error), "answer_text": ""}])
+            except ImageFileError as error:
+                self._fail(name, [{"step": "image", "attempt": 1, "problem": str(error), "answer_text": ""}])
             else:
                 self._ask(name, task)
 

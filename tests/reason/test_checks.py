@@ -115,7 +115,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "it sees nothing": (
         lambda path: (path / "config.json").write_text('{"model_type": "qwen2"}'),
-        "a model of type 'qwen2' sees no pictures",
+        "a model of type 'qwen2' sees no images",
     ),
 }
 
@@ -217,7 +217,7 @@ def test_a_vocabulary_that_does_not_fit_is_counted(tiny_model: Path) -> None:
     text = "cat, dog, sofa; " * 40
     constant = checks.check_fits(options, text, answer_tokens=500)
     assert len(text) / 8 < constant < len(text)
-    with pytest.raises(ReasonError, match=r"instructions and vocabulary \d+, picture 64, questions and answers 1900"):
+    with pytest.raises(ReasonError, match=r"instructions and vocabulary \d+, image 64, questions and answers 1900"):
         checks.check_fits(options, text, answer_tokens=1900)
 
 

@@ -213,12 +213,12 @@ def test_failures_are_listed_and_status_one(
     out = tmp_path / "out"
     assert main(image_words(few, vllm_server, out)) == 1
     error = capsys.readouterr().err
-    assert "failed: 1 image " in error and "  broken: picture: " in error and "--retry-failed" in error
+    assert "failed: 1 image " in error and "  broken: image: " in error and "--retry-failed" in error
     assert main(image_words(few, vllm_server, out)) == 1, "the failure is not forgotten"
     assert "1 failed, which --retry-failed tries again; 0 to do" in capsys.readouterr().out
     assert main(["status", "--failed", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 images done, 1 failed" in shown and "broken: picture: " in shown
+    assert "2 of 3 images done, 1 failed" in shown and "broken: image: " in shown
     (few / "broken.jpg").unlink()
     assert main(image_words(few, vllm_server, out)) == 0
     assert main(["status", "--json", str(out)]) == 0

@@ -11,21 +11,21 @@ import pytest
 
 from reason.asking.aligner import ExactAligner
 from reason.asking.conversation import GenericTask, ImageTask, generic_reasons
-from reason.asking.messages import Answer, Picture, Request, TaskOptions
+from reason.asking.messages import Answer, EncodedImage, Request, TaskOptions
 from reason.asking.prompts import load_prompts
 from reason.errors import EngineGone, ReasonError, run_command
 from reason.triplets import TripletError, dump_generic, dump_image, load_generic, load_image
 from reason.vocabulary import Vocabulary, VocabularyError, parse_vocabulary
 
 PROMPTS = load_prompts()
-PICTURE = Picture(b"\xff\xd8", "image/jpeg", 112, 84, "c0ffee", 12)
+IMAGE = EncodedImage(b"\xff\xd8", "image/jpeg", 112, 84, "c0ffee", 12)
 ANIMALS = parse_vocabulary("cat, kitten; dog, puppy; sofa, couch; floor; wall", name="home")
 ATTRIBUTES = ["four legs", "pointed ears", "long whiskers", "striped fur", "thin tail"]
 REASON = {"general_category": "living thing", "sub_category": "mammal", "attributes": ATTRIBUTES}
 
 
 def image_task(vocabulary: Vocabulary = ANIMALS, **options: Any) -> ImageTask:
-    return ImageTask("a.jpg", PICTURE, vocabulary, PROMPTS, ExactAligner(vocabulary), TaskOptions(**options))
+    return ImageTask("a.jpg", IMAGE, vocabulary, PROMPTS, ExactAligner(vocabulary), TaskOptions(**options))
 
 
 def answer(request: Request, text: str, **changes: Any) -> Answer:
@@ -76,10 +76,10 @@ def test_three_steps_are_one_conversation() -> None:
     assert task.outcome == "done"
     assert task.next_request() is None
     assert [turn.role for turn in third.turns] == ["system", "user", "assistant", "user", "assistant", "user"]
-    # Each step continues the one before it, the picture stands once, after all that is constant.
+    # Each step continues the one before it, the image stands once, after all that is constant.
     assert second.turns[: len(first.turns)] == first.turns
     assert third.turns[: len(second.turns)] == second.turns
-    assert [turn.picture for turn in third.turns] == [None, PICTURE, None, None, None, None]
+    assert [turn.image for turn in third.turns] == [None, IMAGE, None, None, None, None]
     assert [turn.text for turn in third.turns if turn.role == "assistant"] == [
         described(),
         named("couch", "Cats", "hat"),
@@ -179,7 +179,7 @@ def test_refused_request_fails_at_once() -> None:
 
 
 @pytest.mark.parametrize("names", [(), ("hat", "shoe")])
-def test_no_class_in_the_picture_is_a_result(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_no_class_in_the_image_is_a_result(tmp_path: Path, names: tuple[str, ...]) -> None:
     task = image_task()
     tell(task, described("A hat and a shoe."), named(*names))
     assert task.outcome == "done"
@@ -191,7 +191,7 @@ def test_no_class_in_the_picture_is_a_result(tmp_path: Path, names: tuple[str, .
 
 
 def test_closed_candidates() -> None:
-    task = ImageTask("a.jpg", PICTURE, ANIMALS, PROMPTS, None, TaskOptions(candidates="closed"))
+    task = ImageTask("a.jpg", IMAGE, ANIMALS, PROMPTS, None, TaskOptions(candidates="closed"))
     _, second = tell(task, described(), named("cat", "unicorn"))
     assert second.schema is not None
     assert second.schema["properties"]["classes"]["items"]["enum"] == ["cat", "dog", "sofa", "floor", "wall"]
@@ -200,7 +200,7 @@ def test_closed_candidates() -> None:
     tell(task, named("cat"), reasoned("cat"))
     assert task.outcome == "done"
     with pytest.raises(ReasonError, match="class aligner"):
-        ImageTask("a.jpg", PICTURE, ANIMALS, PROMPTS, None, TaskOptions())
+        ImageTask("a.jpg", IMAGE, ANIMALS, PROMPTS, None, TaskOptions())
 
 
 def test_many_candidates_are_asked_in_parts_that_share_the_conversation() -> None:

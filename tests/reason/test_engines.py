@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reason.asking.messages import Answer, Picture, Request, Sampling, Turn
+from reason.asking.messages import Answer, EncodedImage, Request, Sampling, Turn
 from reason.engines.interface import Engine, EngineOptions
 from reason.engines.opening import open_engine
 from reason.engines.vllm import VllmEngine, wake_when_dead
@@ -40,10 +40,10 @@ SCHEMA = {
     "required": ["classes", "why"],
     "additionalProperties": False,
 }
-SYSTEM = Turn("system", "Look at the picture and name the classes that it shows, with the reason for each. " * 12)
+SYSTEM = Turn("system", "Look at the image and name the classes that it shows, with the reason for each. " * 12)
 
 
-def picture(photos: Path, name: str, width: int = 168, height: int = 224) -> Picture:
+def encoded(photos: Path, name: str, width: int = 168, height: int = 224) -> EncodedImage:
     """A photograph at a size that the model takes as it is: one token for 28 x 28 pixels."""
     import io
 
@@ -54,10 +54,10 @@ def picture(photos: Path, name: str, width: int = 168, height: int = 224) -> Pic
         image.resize((width, height)).save(stream, "PNG")
     data = stream.getvalue()
     tokens = (width // 28) * (height // 28)
-    return Picture(data, "image/png", width, height, hashlib.sha256(data).hexdigest(), tokens)
+    return EncodedImage(data, "image/png", width, height, hashlib.sha256(data).hexdigest(), tokens)
 
 
-def ask(key: str, shown: Picture | None, *more: Turn, sampling: Sampling = GREEDY) -> Request:
+def ask(key: str, shown: EncodedImage | None, *more: Turn, sampling: Sampling = GREEDY) -> Request:
     return Request(key, (SYSTEM, Turn("user", "Which classes?", shown), *more), SCHEMA, sampling)
 
 
@@ -83,19 +83,19 @@ def is_of_the_form(text: str) -> bool:
 
 
 def test_answers_have_the_form_and_the_counts(vllm_engine: VllmEngine, photos: Path) -> None:
-    shown = {name: picture(photos, name) for name in ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins")}
+    shown = {name: encoded(photos, name) for name in ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins")}
     got = answers(vllm_engine, [ask(name, image) for name, image in shown.items()])
     for name, answer in got.items():
         assert answer.error is None and answer.finish_reason == "stop", answer
         assert is_of_the_form(answer.text)
         assert answer.prompt_tokens > shown[name].tokens and 0 < answer.completion_tokens <= GREEDY.max_tokens
-    assert len({answer.text for answer in got.values()}) > 1, "the picture plays no part"
+    assert len({answer.text for answer in got.values()}) > 1, "the image plays no part"
     assert vllm_engine.info.engine == "vllm" and vllm_engine.info.model == "tiny"
     assert vllm_engine.collect() == [] and vllm_engine.collect(0.1) == []
 
 
-def test_a_picture_counts_as_many_tokens_as_it_says(vllm_engine: VllmEngine, photos: Path) -> None:
-    small, large = picture(photos, "coffee", 56, 56), picture(photos, "coffee", 224, 224)
+def test_an_image_counts_as_many_tokens_as_it_says(vllm_engine: VllmEngine, photos: Path) -> None:
+    small, large = encoded(photos, "coffee", 56, 56), encoded(photos, "coffee", 224, 224)
     got = answers(vllm_engine, [ask("small", small), ask("large", large)])
     assert got["large"].prompt_tokens - got["small"].prompt_tokens == large.tokens - small.tokens == 60
 
@@ -110,22 +110,22 @@ def test_long_prompts_may_be_sampled_with_a_seed(vllm_engine: VllmEngine) -> Non
 
 
 def test_what_conversations_share_is_computed_once(vllm_engine: VllmEngine, photos: Path) -> None:
-    """The constant text for every picture, and a picture for the next question about it."""
-    answers(vllm_engine, [ask("warm", picture(photos, "rocket"))])
-    shown = picture(photos, "motorcycle_left")
+    """The constant text for every image, and an image for the next question about it."""
+    answers(vllm_engine, [ask("warm", encoded(photos, "rocket"))])
+    shown = encoded(photos, "motorcycle_left")
     first = answers(vllm_engine, [ask("first", shown)])["first"]
     constant = first.prompt_tokens - shown.tokens
     assert first.cached_tokens is not None and constant - 64 < first.cached_tokens <= constant
     turns = Turn("assistant", first.text), Turn("user", "And why?")
     second = answers(vllm_engine, [ask("second", shown, *turns)])["second"]
     assert second.cached_tokens is not None and second.cached_tokens > first.prompt_tokens - 32
-    # Another picture is another conversation from there on.
-    other = answers(vllm_engine, [ask("other", picture(photos, "rocket", 140), *turns)])["other"]
+    # Another image is another conversation from there on.
+    other = answers(vllm_engine, [ask("other", encoded(photos, "rocket", 140), *turns)])["other"]
     assert other.cached_tokens is not None and other.cached_tokens <= constant
 
 
 def test_requests_join_while_others_are_answered(vllm_engine: VllmEngine, photos: Path) -> None:
-    shown = picture(photos, "astronaut")
+    shown = encoded(photos, "astronaut")
     long = replace(GREEDY, max_tokens=200, temperature=1.0)
     vllm_engine.submit(Request("long", (SYSTEM, Turn("user", "Tell.", shown)), None, long))
     order = []
@@ -139,14 +139,14 @@ def test_requests_join_while_others_are_answered(vllm_engine: VllmEngine, photos
 
 
 def test_sampling_follows_its_seed(vllm_engine: VllmEngine, photos: Path) -> None:
-    shown = picture(photos, "camera")
+    shown = encoded(photos, "camera")
     warm = [replace(GREEDY, temperature=1.0, seed=seed) for seed in (5, 5, 6)]
     got = answers(vllm_engine, [ask(str(number), shown, sampling=how) for number, how in enumerate(warm)])
     assert got["0"].text == got["1"].text != got["2"].text
 
 
 def test_a_request_that_cannot_be_answered_costs_itself_only(vllm_engine: VllmEngine, photos: Path) -> None:
-    shown = picture(photos, "chelsea")
+    shown = encoded(photos, "chelsea")
     too_long = Request("long", (SYSTEM, Turn("user", "Describe it. " * 4000, shown)), SCHEMA, GREEDY)
     no_form = Request("form", (SYSTEM, Turn("user", "Describe.", shown)), {"type": "no such type"}, GREEDY)
     broken = ask("broken", replace(shown, data=shown.data[:200], uuid="broken"))
@@ -172,17 +172,17 @@ def test_whoever_waits_for_a_killed_process_is_woken() -> None:
 
 def test_awq_weights_answer_like_what_they_stand_for(tiny_awq: tuple[Path, Path], photos: Path, tmp_path: Path) -> None:
     """In a process of its own, which is also killed by its own fault at the end: the engine is then gone."""
-    shown = picture(photos, "coffee")
+    shown = encoded(photos, "coffee")
     (tmp_path / "coffee.png").write_bytes(shown.data)
     code = f"""
 import dataclasses, json, sys
 from pathlib import Path
-from reason.asking.messages import Picture, Request, Sampling, Turn
+from reason.asking.messages import EncodedImage, Request, Sampling, Turn
 from reason.engines.interface import EngineOptions
 from reason.engines.opening import open_engine
 from reason.errors import EngineGone
 data = Path({str(tmp_path / "coffee.png")!r}).read_bytes()
-shown = Picture(data, "image/png", 168, 224, "coffee", 48)
+shown = EncodedImage(data, "image/png", 168, 224, "coffee", 48)
 turns = (Turn("system", "Look."), Turn("user", "Which?", shown))
 request = Request("one", turns, json.loads({json.dumps(SCHEMA)!r}), Sampling(0.0, 1.0, 80, 0))
 for folder in {[str(folder) for folder in tiny_awq]!r}:
@@ -217,14 +217,14 @@ def test_copies_share_the_work_and_end_together(tiny_model: Path, photos: Path) 
     engine = open_engine("transformers", options)
     assert engine.capacity == 2 and engine.info.engine == "transformers"
     names = ("astronaut", "chelsea", "coffee")
-    got = answers(engine, [ask(name, picture(photos, name, 112, 112)) for name in names])
+    got = answers(engine, [ask(name, encoded(photos, name, 112, 112)) for name in names])
     assert all(answer.error is None and is_of_the_form(answer.text) for answer in got.values())
-    again = answers(engine, [ask("again", picture(photos, "coffee", 112, 112))])["again"]
+    again = answers(engine, [ask("again", encoded(photos, "coffee", 112, 112))])["again"]
     assert again.text == got["coffee"].text
     pid = engine._processes[0].pid  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EngineGone, match="copy 0 of 2 is gone"):
-        answers(engine, [ask(f"late {name}", picture(photos, name, 112, 112)) for name in names])
+        answers(engine, [ask(f"late {name}", encoded(photos, name, 112, 112)) for name in names])
     engine.close()
     assert not any(process.is_alive() for process in engine._processes)  # type: ignore[attr-defined]
 
@@ -232,7 +232,7 @@ def test_copies_share_the_work_and_end_together(tiny_model: Path, photos: Path) 
 def test_transformers_samples_and_refuses(tiny_model: Path, photos: Path) -> None:
     options = EngineOptions(model=str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=2048)
     engine = open_engine("transformers", options)
-    shown = picture(photos, "coffee", 112, 112)
+    shown = encoded(photos, "coffee", 112, 112)
     how = replace(GREEDY, temperature=1.0, seed=5)
     requests = [ask("a", shown, sampling=how), ask("b", shown, sampling=how)]
     requests.append(Request("long", (Turn("user", "Describe it. " * 4000),), None, GREEDY))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import reason.engines.server as server_module
-from reason.asking.messages import Answer, Picture, Request, Sampling, Turn
+from reason.asking.messages import Answer, EncodedImage, Request, Sampling, Turn
 from reason.engines.interface import EngineOptions
 from reason.engines.opening import open_engine
 from reason.engines.server import ServerEngine
@@ -32,20 +32,20 @@ SCHEMA = {
     "required": ["description"],
     "additionalProperties": False,
 }
-SYSTEM = Turn("system", "Look at the picture, and describe what it shows in a few words. " * 12)
+SYSTEM = Turn("system", "Look at the image, and describe what it shows in a few words. " * 12)
 
 
-def picture(photos: Path, name: str) -> Picture:
+def encoded(photos: Path, name: str) -> EncodedImage:
     from PIL import Image
 
     stream = io.BytesIO()
     with Image.open(photos / f"{name}.jpg") as image:
         image.resize((168, 168)).save(stream, "JPEG")
     data = stream.getvalue()
-    return Picture(data, "image/jpeg", 168, 168, hashlib.sha256(data).hexdigest(), 36)
+    return EncodedImage(data, "image/jpeg", 168, 168, hashlib.sha256(data).hexdigest(), 36)
 
 
-def ask(key: str, shown: Picture | None, *more: Turn) -> Request:
+def ask(key: str, shown: EncodedImage | None, *more: Turn) -> Request:
     return Request(key, (SYSTEM, Turn("user", "Describe.", shown), *more), SCHEMA, GREEDY)
 
 
@@ -69,14 +69,14 @@ def test_answers_have_the_form_and_the_counts(vllm_server: str, photos: Path) ->
     assert (engine.info.engine, engine.info.model, engine.capacity) == ("server", "tiny", 3)
     assert engine.info.engine_version.startswith("vllm 0.")
     names = ["astronaut", "chelsea", "coffee", "rocket", "coins"]
-    got = answers(engine, [ask(name, picture(photos, name)) for name in names])
+    got = answers(engine, [ask(name, encoded(photos, name)) for name in names])
     for answer in got.values():
         assert answer.error is None and answer.finish_reason == "stop"
         assert set(json.loads(answer.text)) == {"description"} and ": " not in answer.text
-    assert len({answer.text for answer in got.values()}) > 1, "the picture plays no part"
+    assert len({answer.text for answer in got.values()}) > 1, "the image plays no part"
     first = got["coffee"]
     turns = Turn("assistant", first.text), Turn("user", "And now?")
-    again = answers(engine, [ask("again", picture(photos, "coffee"), *turns)])["again"]
+    again = answers(engine, [ask("again", encoded(photos, "coffee"), *turns)])["again"]
     assert again.cached_tokens is not None and again.cached_tokens > first.prompt_tokens - 32
     assert engine.collect() == []
     engine.close()
@@ -87,8 +87,8 @@ def test_answers_have_the_form_and_the_counts(vllm_server: str, photos: Path) ->
 def test_a_refused_request_costs_itself_only(vllm_server: str, photos: Path) -> None:
     engine = open_server(vllm_server, constraint="structured_outputs")
     too_long = Request("long", (Turn("user", "Describe it. " * 4000),), None, GREEDY)
-    no_picture = ask("broken", replace(picture(photos, "coffee"), data=b"no picture", uuid="broken"))
-    got = answers(engine, [too_long, no_picture, ask("fine", picture(photos, "camera"))])
+    no_image = ask("broken", replace(encoded(photos, "coffee"), data=b"no image", uuid="broken"))
+    got = answers(engine, [too_long, no_image, ask("fine", encoded(photos, "camera"))])
     assert "4096" in str(got["long"].error) and got["broken"].error and got["fine"].error is None
     assert set(json.loads(got["fine"].text)) == {"description"}
     engine.close()
@@ -117,7 +117,7 @@ def test_a_frozen_server_is_gone(server: Any, vllm_server: str, photos: Path, mo
     server.process.send_signal(signal.SIGSTOP)
     try:
         start = time.monotonic()
-        engine.submit(ask("one", picture(photos, "coffee")))
+        engine.submit(ask("one", encoded(photos, "coffee")))
         with pytest.raises(EngineGone, match="no answer for"):
             engine.collect()
         assert time.monotonic() - start < 15
@@ -132,7 +132,7 @@ def test_a_frozen_server_is_gone(server: Any, vllm_server: str, photos: Path, mo
 def test_a_killed_server_is_gone_within_a_minute(server: Any, vllm_server: str, photos: Path) -> None:
     engine = open_server(vllm_server, patience=6.0)
     assert EngineOptions(model="").patience + 2 * server_module.LONGEST_PAUSE < 60
-    shown = picture(photos, "coffee")
+    shown = encoded(photos, "coffee")
     long = {"type": "array", "items": {"type": "string", "enum": ["one more"]}, "minItems": 300}
     for key in ("one", "two", "three", "four"):
         engine.submit(Request(key, (SYSTEM, Turn("user", "Tell.", shown)), long, replace(GREEDY, max_tokens=3000)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from reason.errors import ReasonError
-from reason.runs.images import PictureError, check_stems, fitted_size, list_images, load_picture
+from reason.runs.images import ImageFileError, check_stems, encode_image, fitted_size, list_images
 
 pytest.importorskip("cv2", reason="resizing needs cv2, which is part of the reasoning environment")
 
@@ -21,7 +21,7 @@ limit = st.integers(1, 2000).map(lambda tokens: tokens * 28 * 28 + 5)
 
 
 def write_gradient(path: Path, width: int, height: int, **options: object) -> Path:
-    """A picture that is red on the left and blue at the bottom, so that turning it shows."""
+    """An image that is red on the left and blue at the bottom, so that turning it shows."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     pixels = np.stack([255 - x, np.full_like(x, 40), y], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(path, **options)
@@ -62,27 +62,27 @@ def test_sizes_by_hand(given_size: tuple[int, int], expected: tuple[int, int]) -
     assert fitted_size(*given_size) == expected
 
 
-def test_a_picture_is_resized_encoded_and_named_by_its_content(tmp_path: Path) -> None:
-    picture = load_picture(write_gradient(tmp_path / "a.png", 640, 480))
-    again = load_picture(write_gradient(tmp_path / "b.png", 640, 480))
-    other = load_picture(write_gradient(tmp_path / "c.png", 600, 480))
-    with Image.open(io.BytesIO(picture.data)) as image:
-        assert (image.size, image.format, image.mode) == ((644, 476), "JPEG", "RGB")
-        red, _, blue = image.getpixel((20, 456))
+def test_an_image_is_resized_encoded_and_named_by_its_content(tmp_path: Path) -> None:
+    image = encode_image(write_gradient(tmp_path / "a.png", 640, 480))
+    again = encode_image(write_gradient(tmp_path / "b.png", 640, 480))
+    other = encode_image(write_gradient(tmp_path / "c.png", 600, 480))
+    with Image.open(io.BytesIO(image.data)) as sent:
+        assert (sent.size, sent.format, sent.mode) == ((644, 476), "JPEG", "RGB")
+        red, _, blue = sent.getpixel((20, 456))
         assert red > 230 and blue > 230
-    assert (picture.width, picture.height, picture.tokens, picture.mime) == (644, 476, 23 * 17, "image/jpeg")
-    assert picture.uuid == again.uuid != other.uuid
+    assert (image.width, image.height, image.tokens, image.mime) == (644, 476, 23 * 17, "image/jpeg")
+    assert image.uuid == again.uuid != other.uuid
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright_as_the_segmentor_reads_them(tmp_path: Path, orientation: int) -> None:
+def test_images_stand_upright_as_the_segmentor_reads_them(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = write_gradient(tmp_path / "a.jpg", 280, 140, exif=exif, quality=95)
     with Image.open(path) as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored), dtype=float)
-    picture = load_picture(path)
-    with Image.open(io.BytesIO(picture.data)) as sent:
+    image = encode_image(path)
+    with Image.open(io.BytesIO(image.data)) as sent:
         pixels = np.asarray(sent, dtype=float)
     assert pixels.shape == expected.shape == ((280, 140, 3) if orientation >= 5 else (140, 280, 3))
     assert np.abs(pixels - expected).mean() < 2
@@ -91,28 +91,28 @@ def test_pictures_stand_upright_as_the_segmentor_reads_them(tmp_path: Path, orie
 def test_files_that_fit_are_sent_as_they_are(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png"):
         path = write_gradient(tmp_path / name, 280, 140)
-        assert load_picture(path).data == path.read_bytes()
+        assert encode_image(path).data == path.read_bytes()
     path = write_gradient(tmp_path / "c.bmp", 280, 140)
-    assert load_picture(path).mime == "image/jpeg"
+    assert encode_image(path).mime == "image/jpeg"
 
 
 def test_large_jpegs_look_the_same_decoded_small(tmp_path: Path) -> None:
     path = write_gradient(tmp_path / "large.jpg", 4032, 3024)
-    picture = load_picture(path)
-    with Image.open(io.BytesIO(picture.data)) as sent, Image.open(path) as stored:
+    image = encode_image(path)
+    with Image.open(io.BytesIO(image.data)) as sent, Image.open(path) as stored:
         expected = np.asarray(stored.resize(sent.size, Image.Resampling.BICUBIC), dtype=float)
         assert np.abs(np.asarray(sent, dtype=float) - expected).mean() < 2
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "1", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.new(mode, (280, 140)).save(path)
-    with Image.open(io.BytesIO(load_picture(path).data)) as sent:
+    with Image.open(io.BytesIO(encode_image(path).data)) as sent:
         assert (sent.mode, sent.size) == ("RGB", (280, 140))
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     whole = write_gradient(tmp_path / "a.jpg", 640, 480).read_bytes()
     wrong = {
         "missing.jpg": None,
@@ -124,17 +124,17 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     for name, content in wrong.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(PictureError, match=name):
-            load_picture(tmp_path / name)
+        with pytest.raises(ImageFileError, match=name):
+            encode_image(tmp_path / name)
     Image.new("RGB", (3, 900)).save(tmp_path / "strip.png")
-    with pytest.raises(PictureError, match=r"strip.png.*200 times"):
-        load_picture(tmp_path / "strip.png")
+    with pytest.raises(ImageFileError, match=r"strip.png.*200 times"):
+        encode_image(tmp_path / "strip.png")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_block_costs_nothing(tmp_path: Path) -> None:
     path = write_gradient(tmp_path / "a.jpg", 280, 140, exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12")
-    assert load_picture(path).width == 280
+    assert encode_image(path).width == 280
 
 
 def test_a_folder_is_listed_by_name_without_what_is_no_image(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reason.asking.aligner import ExactAligner
 from reason.asking.conversation import GenericTask, ImageTask
-from reason.asking.messages import Answer, Picture, TaskOptions
+from reason.asking.messages import Answer, EncodedImage, TaskOptions
 from reason.asking.parsing import AnswerError, parse_candidates, parse_description, parse_generic, parse_reasons
 from reason.asking.prompts import load_prompts
 from reason.asking.schemas import candidates_schema, generic_schema
@@ -22,7 +22,7 @@ from reason.triplets import parse_generic as read_generic
 from reason.vocabulary import parse_vocabulary
 
 PROMPTS = load_prompts()
-PICTURE = Picture(b"", "image/jpeg", 28, 28, "0", 1)
+IMAGE = EncodedImage(b"", "image/jpeg", 28, 28, "0", 1)
 VOCABULARY = parse_vocabulary("cat, kitten; dog; sofa, couch; light; traffic light", name="few")
 ALIGNER = ExactAligner(VOCABULARY)
 LABELS = [entry.synonyms[0] for entry in VOCABULARY.classes]
@@ -167,7 +167,7 @@ def test_good_answers_gone_wrong(seed: int, step: str, form: str) -> None:
 def test_image_tasks_invent_nothing(seed: int, form: Any, candidates: Any) -> None:
     dice = random.Random(seed)
     options = TaskOptions(candidates=candidates, answer_form=form, attempts=6, classes_per_answer=2)
-    task = ImageTask("a.jpg", PICTURE, VOCABULARY, PROMPTS, ALIGNER, options)
+    task = ImageTask("a.jpg", IMAGE, VOCABULARY, PROMPTS, ALIGNER, options)
     count = 0
     while (request := task.next_request()) is not None:
         count += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reason.runs.images import list_images, load_picture
+from reason.runs.images import encode_image, list_images
 from reason.vocabulary import load_vocabulary
 from tools.bench.reason_prefix import compare
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.mark.slow
 def test_ours_against_the_naive_order(vllm_engine: VllmEngine, photos: Path) -> None:
-    pictures = [(path.stem, load_picture(path, max_pixels=128 * 128)) for path in list_images(photos)]
-    found = compare(vllm_engine, load_vocabulary("pc59"), pictures)
+    images = [(path.stem, encode_image(path, max_pixels=128 * 128)) for path in list_images(photos)]
+    found = compare(vllm_engine, load_vocabulary("pc59"), images)
     assert len(found.ours.computed) == len(found.naive.computed) == 8
     assert found.ours.requests == found.naive.requests >= 16
     first, *later = found.ours.computed

@@ -47,7 +47,7 @@ def test_hash_follows_every_template(own_folder: Path) -> None:
         ("image_name", None, "image_name.txt: this template cannot be read"),
         ("image_name", " \n", "empty"),
         ("image_reason", "Tell the reasons.", "$names is missing"),
-        ("image_look", "Describe $picture.", "$picture is no placeholder"),
+        ("image_look", "Describe $image.", "$image is no placeholder"),
         ("generic_reason", "first\n$name costs 5 $", "line 2: a lone $"),
     ],
 )

@@ -110,7 +110,7 @@ def show(*words: object) -> int:
 
 
 def check(path: Path) -> Page:
-    """The page's elements are ours, its pictures are in it, and nothing points outside."""
+    """The page's elements are ours, its images are in it, and nothing points outside."""
     page = Page(path)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -143,8 +143,8 @@ def test_everything_is_shown_and_escaped(images: Path, results: Path, tmp_path: 
     assert page.text.count("not in the vocabulary") == 1
     assert len(page.all("details")) == 2, "the answer that was no use, and the whole file"
     assert [round(float(str(meter["value"])), 3) for meter in page.all("meter")] == [0.75, 0.125]
-    (picture,) = page.all("img")
-    data = base64.b64decode(str(picture["src"]).split(",", 1)[1], validate=True)
+    (image,) = page.all("img")
+    data = base64.b64decode(str(image["src"]).split(",", 1)[1], validate=True)
     with Image.open(io.BytesIO(data)) as image:
         assert image.height > image.width, "upright by its EXIF orientation"
 

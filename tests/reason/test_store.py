@@ -24,7 +24,7 @@ from reason.vocabulary import parse_vocabulary
 
 FIRST = Provenance({"model": "tiny (1)", "prompts": "v1 (a)"}, {"engine": "vllm"})
 SECOND = Provenance({"model": "tiny (1)", "prompts": "v2 (b)"})
-FAILURE = {"step": "picture", "attempt": 1, "problem": "cut off", "answer_text": ""}
+FAILURE = {"step": "image", "attempt": 1, "problem": "cut off", "answer_text": ""}
 
 
 def begin(folder: Path, names: list[str], provenance: Provenance = FIRST, *, resume: bool = False) -> ResultStore:
@@ -125,7 +125,7 @@ def test_failures_are_kept_left_alone_and_tried_again_when_asked(tmp_path: Path)
         assert store.claim("a") == "mine"
         store.fail("a", [FAILURE])
         assert store.claim("a") == "finished"
-        assert store.reason_of_failure("a") == "picture: cut off"
+        assert store.reason_of_failure("a") == "image: cut off"
     survey = ResultStore(tmp_path, FIRST).survey(["a", "b"])
     assert survey.todo(retry_failed=False) == ["b"] and survey.todo(retry_failed=True) == ["a", "b"]
     assert not ResultStore(tmp_path, SECOND).survey(["a", "b"]).failed, "it failed with other settings"

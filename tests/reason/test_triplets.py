@@ -236,7 +236,7 @@ def test_the_whole_stem_comes_first(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text("{}")
     folders = [tmp_path / "missing", first, second]
-    assert find_image_file(folders, "/pictures/a.v2.png") == second / "a.v2.json"
+    assert find_image_file(folders, "/images/a.v2.png") == second / "a.v2.json"
     assert find_image_file(folders, "a.v3.png") == first / "a.json"
     assert find_image_file(folders, "a.png") == first / "a.json"
     assert find_image_file(folders, "b.png") is None

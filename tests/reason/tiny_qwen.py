@@ -28,7 +28,7 @@ SPECIAL = (
 )
 VOCABULARY = 2048
 MAX_PIXELS = 64 * 28 * 28
-"""The largest picture that its processor leaves as it is: 64 tokens."""
+"""The largest image that its processor leaves as it is: 64 tokens."""
 AWQ_GROUP = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns stands in bits 0-3, 4-7, … of a packed int32."""
@@ -95,7 +95,7 @@ def build_config(tokenizer: Any, *, layers: int, max_positions: int) -> Any:
             "num_key_value_heads": 1,
             "vocab_size": VOCABULARY,
             "max_position_embeddings": max_positions,
-            # With the usual 0.02 the answer hardly depends on the picture.
+            # With the usual 0.02 the answer hardly depends on the image.
             "initializer_range": 0.15,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
             "bos_token_id": number("<|endoftext|>"),

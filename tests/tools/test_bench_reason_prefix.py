@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from reason.asking.conversation import ImageTask
-from reason.asking.messages import Answer, Picture, Request, TaskOptions
+from reason.asking.messages import Answer, EncodedImage, Request, TaskOptions
 from reason.asking.prompts import load_prompts
 from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
 from reason.vocabulary import parse_vocabulary
 from tools.bench.reason_prefix import Comparison, Count, ask, naive_request, photographs, report
 
-PICTURE = Picture(b"jpeg", "image/jpeg", 28, 28, "u", 1)
+IMAGE = EncodedImage(b"jpeg", "image/jpeg", 28, 28, "u", 1)
 VOCABULARY = parse_vocabulary("cat, dog, sofa")
 
 
@@ -22,17 +22,17 @@ def answer(key: str, prompt: int, cached: int | None) -> Answer:
     return Answer(key, "", "stop", prompt, cached, 1)
 
 
-def test_the_naive_request_says_the_same_with_the_picture_first() -> None:
+def test_the_naive_request_says_the_same_with_the_image_first() -> None:
     options = TaskOptions(candidates="closed")
-    task = ImageTask("a.jpg", PICTURE, VOCABULARY, load_prompts(), None, options)
+    task = ImageTask("a.jpg", IMAGE, VOCABULARY, load_prompts(), None, options)
     first = task.next_request()
     assert first is not None
     task.receive(replace(answer(first.key, 9, 0), text='{"description": "A cat that sleeps on a sofa."}'))
     second = task.next_request()
-    assert second is not None and first.turns[0].picture is None and first.turns[1].picture is PICTURE
+    assert second is not None and first.turns[0].image is None and first.turns[1].image is IMAGE
     for request in (first, second):
         (turn,) = naive_request(request).turns
-        assert turn.role == "user" and turn.picture is PICTURE
+        assert turn.role == "user" and turn.image is IMAGE
         assert turn.text == "\n\n".join(one.text for one in request.turns)
         assert "sofa" in turn.text and naive_request(request).sampling.max_tokens == 1
 
@@ -45,10 +45,10 @@ def test_counts() -> None:
     naive.add([answer("b/1", 1000, 0), answer("b/2", 1100, 100)])
     assert (ours.computed, ours.an_image) == ([1100, 300], 700)
     assert (naive.computed, naive.an_image) == ([2000, 2000], 2000)
-    found = Comparison("x", ours, naive, pictures=200, unfinished=1)
+    found = Comparison("x", ours, naive, images=200, unfinished=1)
     assert found.ratio == 0.35
     assert found.ratio_at_half_text == (700 - 300) / (2000 - 950), (
-        "half of 600 and 1,900 text tokens, and 100 of a picture"
+        "half of 600 and 1,900 text tokens, and 100 of an image"
     )
     text = report([found], 2, tiny=True)
     assert "35.0%" in text and "first image 1100 tokens, later ones 300, 15.0% of naive" in text
@@ -71,7 +71,7 @@ class Silent:
 
 
 def test_an_engine_that_does_not_count_is_an_error() -> None:
-    task = ImageTask("a.jpg", PICTURE, VOCABULARY, load_prompts(), None, TaskOptions(candidates="closed"))
+    task = ImageTask("a.jpg", IMAGE, VOCABULARY, load_prompts(), None, TaskOptions(candidates="closed"))
     request = task.next_request()
     assert request is not None
     with pytest.raises(ReasonError, match="does not count"):
@@ -80,5 +80,5 @@ def test_an_engine_that_does_not_count_is_an_error() -> None:
 
 def test_eight_different_photographs() -> None:
     found = photographs(None, 200 * 200)
-    assert len({picture.uuid for _, picture in found}) == 8
-    assert all(picture.width * picture.height <= 200 * 200 for _, picture in found)
+    assert len({image.uuid for _, image in found}) == 8
+    assert all(image.width * image.height <= 200 * 200 for _, image in found)

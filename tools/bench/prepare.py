@@ -46,10 +46,10 @@ FLAT = 1.15
 
 
 def generate(folder: Path, images: int) -> list[Path]:
-    """Make `images` pictures and class maps as the release has them; a few dozen distinct ones, linked.
+    """Make `images` images and class maps as the release has them; a few dozen distinct ones, linked.
 
     Returns:
-        the pictures' files, each with a `_seg.png` beside it.
+        the images' files, each with a `_seg.png` beside it.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(847)
@@ -80,18 +80,18 @@ def _label_of(image: Path) -> Path:
 
 def _class_map(height: int, width: int, identifiers: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """(H, W, 3) uint8: a few dozen ellipses of random classes, each with its number in B, as instances have it."""
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    image = np.zeros((height, width, 3), dtype=np.uint8)
     for number in range(40):
         value = int(generator.choice(identifiers))
         center = (int(generator.integers(width)), int(generator.integers(height)))
         axes = (int(generator.integers(8, width // 3)), int(generator.integers(8, height // 3)))
         color = (value // 256 * 10, value % 256, number + 1)
-        cv2.ellipse(picture, center, axes, float(generator.integers(180)), 0, 360, color, -1)
-    return picture
+        cv2.ellipse(image, center, axes, float(generator.integers(180)), 0, 360, color, -1)
+    return image
 
 
 def codec_only(path: Path) -> int:
-    """Decode, resize and encode one picture and its class map; bytes made."""
+    """Decode, resize and encode one image and its class map; bytes made."""
     image, label = np.asarray(Image.open(path)), np.asarray(Image.open(_label_of(path)))
     size = smaller_size(*image.shape[:2])
     jpeg, tiff = io.BytesIO(), io.BytesIO()

@@ -3,17 +3,17 @@
     .venv-reason/bin/python -m tools.bench.reason_prefix
     .venv-reason/bin/python -m tools.bench.reason_prefix --model llm/Qwen2.5-VL-3B-Instruct    with its own tokenizer
 
-Ours: instructions and vocabulary stand before the picture, and all questions about an image are one conversation.
-Naive: every question is a request of its own, the picture first, then instructions and vocabulary, then what the model
+Ours: instructions and vocabulary stand before the image, and all questions about an image are one conversation.
+Naive: every question is a request of its own, the image first, then instructions and vocabulary, then what the model
 said so far and the question. Both orders ask the same questions with the same words about the same photographs, in one
-engine with its prefix cache on, which serves the naive order, too: the picture and the text behind it are computed once
+engine with its prefix cache on, which serves the naive order, too: the image and the text behind it are computed once
 for the questions about one image. What is counted is what vLLM says of each request: prompt tokens less cached ones.
 
 Every photograph counts, the first one too, for which ours computes the vocabulary. Exit status 1 if ours computes more
 than --most of what the naive order does on the last vocabulary.
 
 Without --model a tiny random model is built: its answers mean nothing, and its small tokenizer cuts text into more
-tokens than Qwen's, so that another ratio is printed, too: that with half of the text tokens and all of the picture's.
+tokens than Qwen's, so that another ratio is printed, too: that with half of the text tokens and all of the image's.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reason.asking.conversation import ImageTask
-from reason.asking.messages import Answer, Picture, Request, TaskOptions, Turn
+from reason.asking.messages import Answer, EncodedImage, Request, TaskOptions, Turn
 from reason.asking.prompts import load_prompts
 from reason.engines.interface import Engine, EngineOptions
 from reason.engines.opening import open_engine
 from reason.errors import ReasonError, run_command
-from reason.runs.images import list_images, load_picture
+from reason.runs.images import encode_image, list_images
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.photos.content import load_photographs, open_photograph
 
@@ -76,12 +76,12 @@ class Count:
 
 @dataclass
 class Comparison:
-    """Both orders on one vocabulary; `pictures` are the image tokens, which both compute once an image."""
+    """Both orders on one vocabulary; `images` are the image tokens, which both compute once an image."""
 
     vocabulary: str
     ours: Count
     naive: Count
-    pictures: int
+    images: int
     unfinished: int
 
     @property
@@ -93,11 +93,11 @@ class Comparison:
     def ratio_at_half_text(self) -> float:
         """The same if every computed text token were half a one."""
         images = len(self.ours.computed)
-        halves = [(sum(count.computed) + self.pictures) / (2 * images) for count in (self.ours, self.naive)]
+        halves = [(sum(count.computed) + self.images) / (2 * images) for count in (self.ours, self.naive)]
         return halves[0] / halves[1]
 
 
-def compare(engine: Engine, vocabulary: Vocabulary, pictures: Sequence[tuple[str, Picture]]) -> Comparison:
+def compare(engine: Engine, vocabulary: Vocabulary, images: Sequence[tuple[str, EncodedImage]]) -> Comparison:
     """Ask everything in both orders: about the first image alone, then about all others side by side.
 
     Raises:
@@ -107,8 +107,8 @@ def compare(engine: Engine, vocabulary: Vocabulary, pictures: Sequence[tuple[str
     # Only names of the vocabulary, so that a random model gets to the last step as well.
     options = TaskOptions(candidates="closed", description_tokens=160, attributes=(2, 3))
     ours, naive, unfinished = Count(), Count(), 0
-    for group in (pictures[:1], pictures[1:]):
-        tasks = [ImageTask(name, picture, vocabulary, prompts, None, options) for name, picture in group]
+    for group in (images[:1], images[1:]):
+        tasks = [ImageTask(name, image, vocabulary, prompts, None, options) for name, image in group]
         asked = converse(engine, tasks)
         unfinished += sum(task.outcome != "done" for task in tasks)
         again: list[list[Answer]] = [[] for _ in asked]
@@ -121,7 +121,7 @@ def compare(engine: Engine, vocabulary: Vocabulary, pictures: Sequence[tuple[str
         for exchanges, answers in zip(asked, again, strict=True):
             ours.add([answer for _, answer in exchanges])
             naive.add(answers)
-    return Comparison(vocabulary.name, ours, naive, sum(picture.tokens for _, picture in pictures), unfinished)
+    return Comparison(vocabulary.name, ours, naive, sum(image.tokens for _, image in images), unfinished)
 
 
 def converse(engine: Engine, tasks: Sequence[ImageTask]) -> list[list[tuple[Request, Answer]]]:
@@ -157,37 +157,37 @@ def ask(engine: Engine, requests: Sequence[Request]) -> list[Answer]:
 
 
 def naive_request(request: Request) -> Request:
-    """The same question as a request of its own: picture, then instructions and vocabulary, then what was said.
+    """The same question as a request of its own: image, then instructions and vocabulary, then what was said.
 
     Its answer is not needed: one token is drawn.
     """
-    picture = next(turn.picture for turn in request.turns if turn.picture is not None)
+    image = next(turn.image for turn in request.turns if turn.image is not None)
     system = next(turn.text for turn in request.turns if turn.role == "system")
     said = [turn.text for turn in request.turns if turn.role != "system"]
     return Request(
         key=f"naive {request.key}",
-        turns=(Turn("user", "\n\n".join([system, *said]), picture),),
+        turns=(Turn("user", "\n\n".join([system, *said]), image),),
         schema=None,
         sampling=replace(request.sampling, max_tokens=1),
     )
 
 
-def photographs(folder: Path | None, max_pixels: int) -> list[tuple[str, Picture]]:
-    """(name, picture) of the images of a folder, or of the project's eight photographs.
+def photographs(folder: Path | None, max_pixels: int) -> list[tuple[str, EncodedImage]]:
+    """(name, image) of the images of a folder, or of the project's eight photographs.
 
     Raises:
         ReasonError: fewer than eight.
     """
     if folder is not None:
-        found = [(path.stem, load_picture(path, max_pixels=max_pixels)) for path in list_images(folder)]
+        found = [(path.stem, encode_image(path, max_pixels=max_pixels)) for path in list_images(folder)]
     else:
         with tempfile.TemporaryDirectory() as aside:
             found = []
             for photograph in load_photographs():
                 path = Path(aside, f"{photograph.stem}.png")
                 open_photograph(photograph).save(path)
-                found.append((photograph.stem, load_picture(path, max_pixels=max_pixels)))
-    if len({picture.uuid for _, picture in found}) < LEAST_PHOTOGRAPHS:
+                found.append((photograph.stem, encode_image(path, max_pixels=max_pixels)))
+    if len({image.uuid for _, image in found}) < LEAST_PHOTOGRAPHS:
         raise ReasonError(f"--images {folder}: at least {LEAST_PHOTOGRAPHS} different photographs are needed")
     return found
 
@@ -205,7 +205,7 @@ def build_tiny_model(folder: Path) -> Path:
 def report(comparisons: Sequence[Comparison], images: int, *, tiny: bool) -> str:
     """The table."""
     columns = ("requests", "prompt", "cached", "computed", "an image")
-    lines = [f"{images} photographs of {comparisons[0].pictures / images:.0f} tokens each, on average", ""]
+    lines = [f"{images} photographs of {comparisons[0].images / images:.0f} tokens each, on average", ""]
     lines.append(f"{'vocabulary':12}{'order':6}" + "".join(f"{column:>10}" for column in columns) + f"{'ratio':>8}")
     for found in comparisons:
         for order, count in (("naive", found.naive), ("ours", found.ours)):
@@ -232,16 +232,16 @@ def main(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     with tempfile.TemporaryDirectory() as aside:
         model = arguments.model or build_tiny_model(Path(aside))
-        pictures = photographs(arguments.images, arguments.max_pixels)
+        images = photographs(arguments.images, arguments.max_pixels)
         options = EngineOptions(
             model=str(model), max_model_len=MODEL_LENGTH, max_pixels=arguments.max_pixels, concurrency=8
         )
         engine = open_engine("vllm", options)
         try:
-            comparisons = [compare(engine, load_vocabulary(name), pictures) for name in arguments.vocabulary]
+            comparisons = [compare(engine, load_vocabulary(name), images) for name in arguments.vocabulary]
         finally:
             engine.close()
-    print(report(comparisons, len(pictures), tiny=arguments.model is None))
+    print(report(comparisons, len(images), tiny=arguments.model is None))
     return int(comparisons[-1].ratio > arguments.most)
 
 
@@ -256,7 +256,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--images", type=Path, help="folder of photographs (default: the eight of tools.photos)")
     parser.add_argument("--vocabulary", nargs="+", default=["ade150", "ade847"], help="(default: ade150 ade847)")
     parser.add_argument(
-        "--max-pixels", type=int, default=640 * 480, help="of a picture as the model sees it (default: 640 x 480)"
+        "--max-pixels", type=int, default=640 * 480, help="of an image as the model sees it (default: 640 x 480)"
     )
     parser.add_argument("--most", type=float, default=0.4, help="of the naive order's tokens (default: 0.4)")
     return parser.parse_args(arguments)
