@@ -6,14 +6,11 @@ A page needs no other file. Every text in it was written by a model or a user, a
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -21,12 +18,13 @@ from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
+from reason.pages import data_uri, render
 from reason.runs.images import ImageFileError, check_stems, encode_image, list_images
 from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image
 from reason.vocabulary import Vocabulary
 
-PAGES = Path(__file__).resolve().parent / "pages"
+INDEX = "index.html"
 SHOWN_PIXELS = 900 * 900
 THUMBNAIL_PIXELS = 240 * 180
 _OWN_FIELDS = ("description", "candidates", "alignment", "attempts")
@@ -42,12 +40,14 @@ class Shown:
         triplet: what the model said; None where it has no triplet file.
         failures: answers that could not be used, as recorded in the file, or for an image that failed altogether.
         failed: the generation recorded that it failed.
+        problem: why its pixels cannot be shown; "" where they have not been tried.
     """
 
     image: Path
     triplet: ImageTriplet | None
     failures: tuple[Mapping[str, Any], ...] = ()
     failed: bool = False
+    problem: str = ""
 
 
 def find_shown(image: Path, results: Path) -> Shown:
@@ -70,12 +70,30 @@ def find_shown(image: Path, results: Path) -> Shown:
     return Shown(image, None, _objects(failures), document is not None)
 
 
-def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None) -> str:
+@dataclass(frozen=True)
+class Neighbours:
+    """The pages that a page leads to; None where there is none."""
+
+    previous: str | None = None
+    next: str | None = None
+    index: str | None = None
+
+    def links(self) -> list[tuple[str, str]]:
+        """(text, address) of each."""
+        named = (("← previous", self.previous), ("all images", self.index), ("next →", self.next))
+        return [(text, quote(name)) for text, name in named if name]
+
+
+def image_page(
+    shown: Shown, results: Path, vocabulary: Vocabulary | None = None, neighbours: Neighbours | None = None
+) -> str:
     """The page of one image as one HTML document.
 
     Args:
+        shown: the image and what there is of it.
         results: the folder that it comes from, for the page to say.
         vocabulary: marks names that it lacks.
+        neighbours: pages to link to.
 
     Raises:
         ImageFileError: the image cannot be read.
@@ -84,105 +102,72 @@ def image_page(shown: Shown, results: Path, vocabulary: Vocabulary | None = None
     extra = triplet.extra if triplet else {}
     reasons = list(triplet.reasons.values()) if triplet else []
     outside = set(named_classes((reason.name for reason in reasons), vocabulary)[1]) if vocabulary else set()
-    image = encode_image(shown.image, max_pixels=SHOWN_PIXELS)
-    description = extra.get("description")
-    rows = _rows({key: value for key, value in extra.items() if key not in _OWN_FIELDS})
-    rows += _usage(_objects(extra.get("attempts")))
+    image = None if shown.problem else encode_image(shown.image, max_pixels=SHOWN_PIXELS)
+    facts = _rows({key: value for key, value in extra.items() if key not in _OWN_FIELDS})
     document = image_document(triplet) if triplet else {"failures": list(shown.failures)}
-    return _template("image.html").substitute(
-        title=escape(shown.image.stem),
-        style=_style(),
-        where=escape(" · ".join(part for part in (vocabulary.title if vocabulary else "", str(results)) if part)),
-        state=_state(shown),
-        image=f'<img src="{_data_uri(image.data, image.mime)}" alt="{escape(shown.image.name)}">',
-        caption=escape(str(shown.image)),
-        description=f'<p class="description">{escape(description)}</p>' if isinstance(description, str) else _absent(),
+    description = extra.get("description")
+    return render(
+        "image.html",
+        title=shown.image.stem,
+        links=(neighbours or Neighbours()).links(),
+        where=" · ".join(part for part in (vocabulary.title if vocabulary else "", str(results)) if part),
+        warning=_warning(shown),
+        image=data_uri(image.data, image.mime) if image else "",
+        caption=str(shown.image),
+        description=description if isinstance(description, str) else "",
         candidates=_candidates(extra),
-        reasons=_cards(reasons, outside),
-        attempts=_attempts(shown.failures),
-        provenance=_list(rows) if rows else _absent(),
-        document=escape(json.dumps(document, ensure_ascii=False, indent=2)),
+        no_candidates="The model named none." if extra.get("candidates") == [] else "The file says nothing of them.",
+        reasons=[_reason(reason, reason.name in outside) for reason in reasons],
+        failures=[_failure(failure) for failure in shown.failures],
+        facts=facts + _usage(_objects(extra.get("attempts"))),
+        document=json.dumps(document, ensure_ascii=False, indent=2),
     )
 
 
 def index_page(title: str, entries: Sequence[Shown]) -> str:
-    """A page of thumbnails that lead to the pages of the images, `<stem>.html` beside it."""
-    done = sum(entry.triplet is not None for entry in entries)
+    """A page of thumbnails that lead to the pages of the images, `<stem>.html` beside it, with a filter."""
+    done = [entry.triplet for entry in entries if entry.triplet is not None]
     failed = sum(entry.failed for entry in entries)
-    counts = (
-        f"{len(entries)} images: {done} with reasons, {failed} failed, {len(entries) - done - failed} without a file"
-    )
-    return _template("index.html").substitute(
-        title=escape(title), style=_style(), counts=escape(counts), entries=_join(_entry(shown) for shown in entries)
-    )
+    empty = sum(not triplet.reasons for triplet in done)
+    named = sum(len(triplet.reasons) for triplet in done)
+    counts = f"{len(entries)} images: {len(done)} with reasons, {failed} failed, "
+    counts += f"{len(entries) - len(done) - failed} without a file"
+    if done:
+        counts += f"; {empty} name no class, {named / len(done):.1f} classes an image"
+    return render("index.html", script="show.js", title=title, counts=counts, entries=[_entry(one) for one in entries])
 
 
-def _state(shown: Shown) -> str:
+def _warning(shown: Shown) -> str:
+    if shown.problem:
+        return f"The image cannot be read: {shown.problem}"
     if shown.triplet is None:
-        text = (
-            "This image failed: no answer could be used."
-            if shown.failed
-            else "There is no triplet file for this image."
-        )
-        return f'<p class="warning">{text}</p>'
-    if not shown.triplet.reasons:
-        return '<p class="warning">The file names no class: the segmentor takes generic reasons.</p>'
-    return ""
+        if shown.failed:
+            return "This image failed: no answer could be used."
+        return "There is no triplet file for this image."
+    return "" if shown.triplet.reasons else "The file names no class: the segmentor takes generic reasons, or names."
 
 
-def _candidates(extra: Mapping[str, Any]) -> str:
+def _candidates(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
     alignment, written = extra.get("alignment"), extra.get("candidates")
-    if written == []:
-        return _absent("The model named none.")
     if not isinstance(alignment, list):
-        if not isinstance(written, list):
-            return _absent()
-        alignment = [{"written": name} for name in written]
-    rows = _join(_candidate(entry) for entry in alignment if isinstance(entry, Mapping))
-    head = "<tr><th>written</th><th>class</th><th>similarity</th><th>by</th></tr>"
-    return f'<table class="candidates"><thead>{head}</thead><tbody>\n{rows}\n</tbody></table>'
-
-
-def _candidate(entry: Mapping[str, Any]) -> str:
-    name, similarity = entry.get("class"), entry.get("similarity")
-    known = f'<span class="class">{escape(str(name))}</span>' if name else '<span class="none">none near enough</span>'
-    bar = ""
-    if isinstance(similarity, int | float):
-        bar = f'<meter min="0" max="1" value="{min(max(similarity, 0), 1):.3f}"></meter>{similarity:.2f}'
-    cells = escape(str(entry.get("written", ""))), known, bar, escape(str(entry.get("how") or ""))
-    return (
-        "<tr>"
-        + "".join(f"<td{' class=number' * (place == 2)}>{cell}</td>" for place, cell in enumerate(cells))
-        + "</tr>"
-    )
-
-
-def _cards(reasons: Sequence[Reason], outside: set[str]) -> str:
-    if not reasons:
-        return _absent("There are none.")
-    return '<div class="cards">\n' + _join(_card(reason, reason.name in outside) for reason in reasons) + "\n</div>"
-
-
-def _card(reason: Reason, outside: bool) -> str:
-    steps = [f"<b>{escape(part)}</b>" for part in (reason.general_category, reason.sub_category) if part]
-    way = f'<p class="way">{" → ".join(steps)}</p>' if steps else '<p class="way">no category</p>'
-    attributes = "".join(f"<li>{escape(attribute)}</li>" for attribute in reason.attributes)
-    note = '<p class="outside">not in the vocabulary: the segmentor ignores it</p>' if outside else ""
-    return f'<article><h3>{escape(reason.name)}</h3>{way}<ul class="attributes">{attributes}</ul>{note}</article>'
-
-
-def _attempts(failures: Sequence[Mapping[str, Any]]) -> str:
-    if not failures:
-        return ""
+        alignment = [{"written": name} for name in written] if isinstance(written, list) else []
     rows = []
-    for failure in failures:
-        step, attempt, problem = (escape(str(failure.get(key) or "")) for key in ("step", "attempt", "problem"))
-        text = failure.get("answer") or failure.get("answer_text")
-        answer = f"<details><summary>answer</summary><pre>{escape(str(text))}</pre></details>" if text else ""
-        rows.append(f"<tr><td>{step}</td><td>{attempt}</td><td>{problem}{answer}</td></tr>")
-    head = "<tr><th>step</th><th>attempt</th><th>problem</th></tr>"
-    table = f'<table class="failures"><thead>{head}</thead><tbody>\n{_join(rows)}\n</tbody></table>'
-    return f"<section><h2>Answers that could not be used</h2>{table}</section>"
+    for entry in _objects(alignment):
+        given = entry.get("similarity")
+        similarity = float(given) if isinstance(given, int | float) else None
+        row = {"written": str(entry.get("written", "")), "name": entry.get("class"), "how": str(entry.get("how") or "")}
+        rows.append({**row, "similarity": similarity, "bar": min(max(similarity or 0.0, 0.0), 1.0)})
+    return rows
+
+
+def _reason(reason: Reason, outside: bool) -> dict[str, Any]:
+    steps = [part for part in (reason.general_category, reason.sub_category) if part]
+    return {"name": reason.name, "steps": steps, "attributes": reason.attributes, "outside": outside}
+
+
+def _failure(failure: Mapping[str, Any]) -> dict[str, str]:
+    texts = {key: str(failure.get(key) or "") for key in ("step", "attempt", "problem")}
+    return {**texts, "answer": str(failure.get("answer") or failure.get("answer_text") or "")}
 
 
 def _objects(values: Any) -> tuple[Mapping[str, Any], ...]:
@@ -213,46 +198,26 @@ def _usage(attempts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
-def _list(rows: Iterable[tuple[str, str]]) -> str:
-    return "<dl>" + _join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows) + "</dl>"
-
-
-def _entry(shown: Shown) -> str:
+def _entry(shown: Shown) -> dict[str, str]:
     try:
         image = encode_image(shown.image, max_pixels=THUMBNAIL_PIXELS)
-        thumbnail = f'<img src="{_data_uri(image.data, image.mime)}" alt="">'
+        thumbnail = data_uri(image.data, image.mime)
     except ImageFileError:
         thumbnail = ""
     names = ", ".join(shown.triplet.reasons) if shown.triplet else ""
-    missing = "failed" if shown.failed else "no file" if shown.triplet is None else "no class"
-    text = f"<span>{escape(names)}</span>" if names else f'<span class="none">{missing}</span>'
-    link = escape(quote(page_name(shown.image)))
-    return f'<li><a href="{link}">{thumbnail}<div><b>{escape(shown.image.stem)}</b>{text}</div></a></li>'
+    return {
+        "name": shown.image.stem,
+        "link": quote(page_name(shown.image)),
+        "thumbnail": thumbnail,
+        "classes": names,
+        "missing": "failed" if shown.failed else "no file" if shown.triplet is None else "no class",
+        "state": "named" if names else "bare",
+    }
 
 
 def page_name(image: Path) -> str:
-    """The name of an image's page."""
-    return f"{image.stem}.html"
-
-
-def _data_uri(data: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _template(name: str) -> Template:
-    return Template((PAGES / name).read_text(encoding="utf-8"))
-
-
-def _style() -> str:
-    return (PAGES / "page.css").read_text(encoding="utf-8")
-
-
-def _absent(text: str = "The file says nothing of it.") -> str:
-    return f'<p class="note">{text}</p>'
-
-
-def _join(parts: Iterable[str]) -> str:
-    return "\n".join(parts)
+    """The name of an image's page; that of the index is taken."""
+    return f"{image.stem}{'_' * (image.stem.lower() == 'index')}.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -292,24 +257,31 @@ def run(args: argparse.Namespace) -> int:
         what = images[0].name if len(images) == 1 else f"any of the {len(images)} images"
         raise ReasonError(f"{args.results}: has no triplet file for {what}; check --results")
     unreadable = 0
-    for entry in entries:
+    for entry, neighbours in zip(entries, _neighbours(images), strict=True):
         try:
-            page = image_page(entry, args.results, vocabulary)
+            page = image_page(entry, args.results, vocabulary, neighbours)
         except ImageFileError as error:
             if len(entries) == 1:
                 raise
             sys.stderr.write(f"{error}\n")
+            page = image_page(replace(entry, problem=str(error)), args.results, vocabulary, neighbours)
             unreadable += 1
-            continue
         _write(output / page_name(entry.image), page)
     target = output / page_name(images[0])
     if len(entries) > 1:
-        target = output / "index.html"
+        target = output / INDEX
         _write(target, index_page(f"Reasons in {args.results}", entries))
     if len(found) > len(images):
         sys.stdout.write(f"the first {len(images)} of {len(found)} images (--limit)\n")
     sys.stdout.write(f"{target}\n")
     return 1 if unreadable else 0
+
+
+def _neighbours(images: Sequence[Path]) -> list[Neighbours]:
+    """What the page of each image leads to; nothing where there is but one."""
+    names = [None, *map(page_name, images), None]
+    index = INDEX if len(images) > 1 else None
+    return [Neighbours(names[place], names[place + 2], index) for place in range(len(images))]
 
 
 def _write(path: Path, page: str) -> None:

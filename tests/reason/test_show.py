@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from reason.errors import run_command
 from reason.show import add_arguments, run
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </style><img src=x onerror=alert(1)>"
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -112,7 +113,12 @@ def show(*words: object) -> int:
 def check(path: Path) -> Page:
     """The page's elements are ours, its images are in it, and nothing points outside."""
     page = Page(path)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    scripts = re.findall(r"<script>(.*?)</script>", path.read_text(), re.S)
+    assert len(scripts) == len(page.all("script")) == (path.name == "index.html")
+    (policy,) = [str(one["content"]) for one in page.all("meta") if "http-equiv" in one]
+    allowed = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert re.findall(r"script-src 'sha256-(.*?)'", policy) == allowed, "no script runs but ours"
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     for image in page.all("img"):
         assert str(image["src"]).startswith("data:image/")
@@ -159,10 +165,24 @@ def test_a_folder_gets_an_index(
     index = check(out / "index.html")
     assert "4 images: 3 with reasons, 1 failed, 0 without a file" in index.text
     pages = {unquote(str(link["href"])) for link in index.all("a")}
-    assert pages - {"torn.html"} == {path.name for path in out.iterdir()} - {"index.html"}
+    assert pages == {path.name for path in out.iterdir()} - {"index.html"}
+    assert "; 0 name no class, 1.3 classes an image" in index.text
+    order = ["a #1 100%.html", "failed.html", "plain.html", "torn.html"]
+    for place, name in enumerate(order):
+        links = [unquote(str(link["href"])) for link in check(out / name).all("a")]
+        assert links == [*order[:place][-1:], "index.html", *order[place + 1 :][:1]]
+    assert "The image cannot be read" in check(out / "torn.html").text
     failed = check(out / "failed.html")
     assert "This image failed" in failed.text and failed.text.count("<script>") >= 4
     assert "dog" in check(out / "plain.html").text
+
+
+def test_an_image_called_index_has_a_page_of_its_own(images: Path, results: Path, tmp_path: Path) -> None:
+    for folder, suffix in ((images, ".png"), (results, ".json")):
+        (folder / f"plain{suffix}").rename(folder / f"index{suffix}")
+    assert show(images / "index.png", images / "failed.png", "--results", results, "--output", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["failed.html", "index.html", "index_.html"]
+    assert "dog" in check(tmp_path / "out" / "index_.html").text
 
 
 def test_limit(images: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
