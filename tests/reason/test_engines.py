@@ -203,6 +203,8 @@ for folder in {[str(folder) for folder in tiny_awq]!r}:
     engine.close()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    if "no attribute 'cpu_gemm_wna16'" in done.stderr:
+        pytest.skip("vLLM has no kernel for quantised weights on this processor (no AVX-512)")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '["']
     (awq, awq_text, awq_end), gone, again, (rounded, rounded_text, rounded_end), *_ = lines
