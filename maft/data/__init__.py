@@ -12,10 +12,10 @@ from maft.data.catalog import (
     register_all,
     register_custom,
 )
-from maft.data.labels import read_label_map, write_label_map
 from maft.data.locate import DatasetPaths, DatasetStatus, datasets_root
 from maft.data.mapper import InferenceMapper
 from maft.data.specs import DatasetSpec
+from maft.files import read_label_map, write_label_map
 
 __all__ = [
     "DatasetPaths",

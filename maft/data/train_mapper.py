@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
 from maft.data import augment
 from maft.data.augment import Sample
-from maft.data.labels import read_label_map
 from maft.data.mapper import InferenceMapper
 from maft.errors import UserError
+from maft.files import read_label_map, read_panoptic
 
 Record = Mapping[str, Any]
 Masks = Literal["classes", "segments"]
@@ -230,14 +230,7 @@ def _segment_map(record: Record) -> augment.Labels:
             f"data set {record['meta']['dataname']}: has no panoptic annotations; name another in DATASETS.TRAIN, or "
             "mask_former_semantic in INPUT.DATASET_MAPPER_NAME"
         )
-    path = record["pan_seg_file_name"]
-    try:
-        colours = detection_utils.read_image(path, format="RGB").astype(np.int32)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such panoptic label file; check the data set's folder") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable as an image ({error}); replace the file") from error
-    return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    return read_panoptic(record["pan_seg_file_name"])
 
 
 def _plain_classes(sample: Sample, void: int) -> augment.Labels:

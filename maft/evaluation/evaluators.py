@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,20 +17,18 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
-from PIL import Image
 
-from maft.data.labels import read_label_map, write_label_map
 from maft.errors import UserError
-from maft.evaluation.files import user_errors, write_aside
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
-from maft.evaluation.panoptic import (
-    CategoryCounts,
-    GroundTruthError,
-    add_counts,
+from maft.evaluation.panoptic import CategoryCounts, GroundTruthError, Overlap, add_counts, panoptic_scores
+from maft.files import (
+    encode_label_map,
     encode_panoptic,
-    match_segments,
-    panoptic_scores,
-    read_panoptic_png,
+    encode_png,
+    read_label_map,
+    read_panoptic,
+    write_bytes,
+    write_text,
 )
 
 
@@ -106,9 +104,7 @@ class SemanticEvaluator:
         _check_size(image, prediction, label_file, label)
         confusion = confusion_matrix(prediction, label, num_classes, self._ignore_label).ravel()
         if self._save_to:
-            path = self._save_to / f"{self._names[image]}.png"
-            with user_errors(path):
-                write_label_map(prediction, path)
+            write_bytes(self._save_to / f"{self._names[image]}.png", encode_label_map(prediction))
         cells = np.flatnonzero(confusion)
         return {"cells": cells.tolist(), "counts": confusion[cells].tolist()}
 
@@ -191,7 +187,8 @@ class PanopticEvaluator:
                 "category_id" as class index).
 
         Returns:
-            {"categories": {class index: [iou, matched, wrong, missed]}} and, where predictions are saved,
+            {"categories": {class index: [iou, matched, wrong, missed]}} as panopticapi counts; "by_pixels", the same by
+            the pixels of the ground truth, where it differs (see `Overlap.counts`); and, where predictions are saved,
             "prediction": the image's annotation in COCO's panoptic format.
 
         Raises:
@@ -205,13 +202,16 @@ class PanopticEvaluator:
         predicted = segment_ids.cpu().numpy()
         truth = self._records[image]
         truth_file = truth["pan_seg_file_name"]
-        true = read_panoptic_png(truth_file)
+        true = read_panoptic(truth_file)
         _check_size(image, predicted, truth_file, true)
         try:
-            counts = match_segments(predicted, infos, true, truth["segments_info"])
+            overlap = Overlap.of(predicted, infos, true, truth["segments_info"])
+            counts, by_pixels = overlap.counts(), overlap.counts(by_pixels=True)
         except GroundTruthError as error:
             raise UserError(f"{truth_file}: {error}; prepare the data set again") from error
-        record: dict[str, Any] = {"categories": {str(c): list(astuple(of)) for c, of in counts.items()}}
+        record: dict[str, Any] = {"categories": _as_json(counts)}
+        if by_pixels != counts:
+            record["by_pixels"] = _as_json(by_pixels)
         if self._save_predictions:
             record["prediction"] = self._save(image, truth, predicted, infos)
         return record
@@ -221,8 +221,7 @@ class PanopticEvaluator:
     ) -> dict[str, Any]:
         name = f"{self._names[image]}.png"
         path = self._output_dir / "panoptic_seg" / name
-        picture = Image.fromarray(encode_panoptic(predicted))
-        write_aside(path, lambda stream: picture.save(stream, format="PNG"))
+        write_bytes(path, encode_png(encode_panoptic(predicted)))
         segments = [
             {
                 "id": int(info["id"]),
@@ -236,18 +235,34 @@ class PanopticEvaluator:
     def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """{"panoptic_seg": `panoptic_scores`} from the records of all images; writes panoptic_seg.json if saving.
 
+        The figures are panopticapi's. "by_pixels" stands beside them where counting pixels gives others: the same
+        figures without "per_class", and "images", the number of images that differ.
+
         Raises:
             UserError: there is no record, or the JSON file cannot be written.
         """
         _check_not_empty(self._dataset_name, records)
-        counts = add_counts(
-            {int(category): CategoryCounts(*of) for category, of in record["categories"].items()}
-            for record in records.values()
-        )
+        scores = panoptic_scores(_summed(records.values(), "categories"), self._class_names, self._things)
+        if images := sum("by_pixels" in record for record in records.values()):
+            counts = _summed(records.values(), "by_pixels")
+            by_pixels = panoptic_scores(counts, self._class_names, self._things)
+            scores["by_pixels"] = {part: by_pixels[part] for part in ("all", "things", "stuff")} | {"images": images}
         if self._save_predictions:
-            text = json.dumps({"annotations": [records[image]["prediction"] for image in sorted(records)]})
-            write_aside(self._output_dir / "panoptic_seg.json", lambda stream: stream.write(text.encode()))
-        return {"panoptic_seg": panoptic_scores(counts, self._class_names, self._things)}
+            document = {"annotations": [records[image]["prediction"] for image in sorted(records)]}
+            write_text(self._output_dir / "panoptic_seg.json", json.dumps(document))
+        return {"panoptic_seg": scores}
+
+
+def _as_json(counts: Mapping[int, CategoryCounts]) -> dict[str, list[float]]:
+    return {str(category): list(astuple(of)) for category, of in counts.items()}
+
+
+def _summed(records: Iterable[Mapping[str, Any]], way: str) -> dict[int, CategoryCounts]:
+    """The counts of all images; an image that has none of their own for `way` has those of panopticapi."""
+    return add_counts(
+        {int(category): CategoryCounts(*of) for category, of in record.get(way, record["categories"]).items()}
+        for record in records
+    )
 
 
 class CombinedEvaluator:

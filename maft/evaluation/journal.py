@@ -7,7 +7,6 @@ files counts, whatever the number of ranks was. The empty file `journal/finished
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from maft.errors import UserError
+from maft.files import locked
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ FORMAT = 1
 FOLDER = "journal"
 FINISHED = "finished"
 LOCK = ".lock"
+_LOCK_WAIT = 8.0
 SYNC_SECONDS = 5.0
 """Lines reach the operating system at once (a killed process loses none); a power cut loses at most this much work."""
 
@@ -291,26 +292,11 @@ def mark_finished(output_dir: str | Path) -> None:
 def exclusive(output_dir: str | Path) -> Iterator[None]:
     """Hold the output folder for this process: two runs must not write one journal.
 
-    The lock is a POSIX record lock: it goes with the process, however that ends, and loader workers do not inherit it.
+    Loader processes of a run that was killed hold the lock until they notice, a few seconds later; it is waited for.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.
     """
-    path = Path(output_dir) / LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another OUTPUT_DIR") from error
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"{path.parent}: another evaluation is writing here; wait for it or choose another OUTPUT_DIR"
-            ) from error
-        except OSError as error:
-            logger.warning("%s: this file system has no locks (%s); run one evaluation a folder", path, error.strerror)
+    busy = "another evaluation is writing here; wait for it or choose another OUTPUT_DIR"
+    with locked(Path(output_dir) / LOCK, busy, wait=_LOCK_WAIT):
         yield
-    finally:
-        os.close(descriptor)

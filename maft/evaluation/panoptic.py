@@ -1,9 +1,14 @@
 """Panoptic quality: segments matched image by image, and PQ, SQ and RQ from the counts.
 
-The definition is Kirillov et al., "Panoptic Segmentation" (CVPR 2019), section 4, as COCO applies it. A predicted and a
-true segment of one class match where their IoU exceeds 0.5; pixels of the prediction on void do not count in the union.
-A predicted segment without a match is forgiven if more than half of it lies on void or on crowd regions of its class. A
-true segment without a match is missed, unless it is a crowd region.
+The definition is Kirillov et al., "Panoptic Segmentation" (CVPR 2019), section 4. A predicted and a true segment of one
+class match where their IoU exceeds 0.5; pixels of the prediction on void do not count in the union. A predicted segment
+without a match is forgiven if more than half of it lies on void or on a crowd region of its class. A true segment
+without a match is missed, unless it is a crowd region.
+
+Published figures come from panopticapi, which differs from this text in two points, and so do ours by default
+(`Overlap.counts`): the size of a true segment is the `area` of the annotation file, not its pixels; and of several
+crowd regions of one class in an image only the one listed last forgives. `Overlap.counts(by_pixels=True)` follows the
+text.
 """
 
 from __future__ import annotations
@@ -11,14 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from maft.errors import UserError
 from maft.evaluation.metrics import none_if_nan, unique_names
 
 VOID = 0
@@ -41,53 +43,140 @@ class CategoryCounts:
     missed: int = 0  # false negatives: true, without a match
 
 
-def read_panoptic_png(path: str | Path) -> NDArray[np.int64]:
-    """Read a COCO panoptic PNG: the segment ids, (H, W) int64, where id = R + 256 G + 256^2 B.
+@dataclass(frozen=True)
+class _Segments:
+    """Segments of one image's list; of an id that is listed twice, the last entry, as panopticapi reads it."""
 
-    Raises:
-        UserError: the file cannot be read, or is not an 8-bit colour image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("RGB", "RGBA"):
-                raise UserError(
-                    f"{path}: a panoptic label map must be an RGB PNG with id = R + 256 G + 65536 B, "
-                    f"this one has mode {image.mode}; prepare the data set again"
-                )
-            channels = np.asarray(image, dtype=np.int64)
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = f"cannot be read as a panoptic label map ({error})"
-        raise UserError(f"{path}: {reason}; fetch or prepare it again") from error
-    return channels[..., :3] @ np.array([1, 256, 65536], dtype=np.int64)
+    ids: NDArray[np.int64]  # (N,), in the order of the list
+    categories: NDArray[np.int64]  # (N,)
+    crowd: NDArray[np.bool_]  # (N,)
+    areas: NDArray[np.float64]  # (N,), as listed; NaN where the list has none
 
-
-def encode_panoptic(segment_ids: NDArray[Any]) -> NDArray[np.uint8]:
-    """The inverse of `read_panoptic_png`'s decoding: ids (H, W) in [0, 2^24) to RGB (H, W, 3)."""
-    if segment_ids.size and not 0 <= int(segment_ids.min()) <= int(segment_ids.max()) < 2**24:
-        raise ValueError(f"segment ids must lie in [0, 2^24), got {segment_ids.min()} to {segment_ids.max()}")
-    ids = segment_ids.astype(np.int64)
-    return np.stack([(ids >> shift) & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    @classmethod
+    def of(cls, infos: Sequence[Mapping[str, Any]], error: type[ValueError]) -> _Segments:
+        by_id = {int(info["id"]): info for info in infos}
+        if VOID in by_id:
+            raise error(f"lists a segment with id {VOID}, which stands for pixels of no segment")
+        listed = list(by_id.values())
+        return cls(
+            np.array(list(by_id), dtype=np.int64),
+            np.array([info["category_id"] for info in listed], dtype=np.int64),
+            np.array([bool(info.get("iscrowd", 0)) for info in listed], dtype=bool),
+            np.array([math.nan if info.get("area") is None else info["area"] for info in listed], dtype=np.float64),
+        )
 
 
 @dataclass(frozen=True)
-class _Segments:
-    """Segments of one map, aligned with the distinct ids that occur in it; void has category -1."""
+class Overlap:
+    """How the segments of one image's prediction and ground truth overlap, in pixels.
 
-    ids: NDArray[np.int64]  # (N,)
-    categories: NDArray[np.int64]  # (N,)
-    crowd: NDArray[np.bool_]  # (N,)
+    Attributes:
+        true, predicted: the segments, T and P of them.
+        pixels: (T + 1, P + 1) int64; row 0 is void in the ground truth, column 0 void in the prediction.
+    """
+
+    true: _Segments
+    predicted: _Segments
+    pixels: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        predicted_map: NDArray[Any],
+        predicted_infos: Sequence[Mapping[str, Any]],
+        true_map: NDArray[Any],
+        true_infos: Sequence[Mapping[str, Any]],
+    ) -> Overlap:
+        """Count the overlaps of one image.
+
+        Args:
+            predicted_map: (H, W) integers, segment ids, 0 is void.
+            predicted_infos: one mapping per predicted segment with "id" and "category_id".
+            true_map: (H, W) integers, as `maft.files.read_panoptic` gives them.
+            true_infos: one mapping per true segment with "id", "category_id" and optionally "area" and "iscrowd". A
+                listed segment without a pixel counts as missed, as in panopticapi.
+
+        Raises:
+            GroundTruthError: the true map holds an id that its list lacks, or the list has id 0.
+            ValueError: the maps differ in shape, the predicted map holds an id that its list lacks, or a predicted
+                segment has no pixel or id 0.
+        """
+        if predicted_map.shape != true_map.shape:
+            raise ValueError(f"the prediction has shape {predicted_map.shape}, the ground truth {true_map.shape}")
+        true = _Segments.of(true_infos, GroundTruthError)
+        predicted = _Segments.of(predicted_infos, ValueError)
+        rows = _places(true_map, true.ids, GroundTruthError)
+        columns = _places(predicted_map, predicted.ids, ValueError)
+        shape = (len(true.ids) + 1, len(predicted.ids) + 1)
+        pixels = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+        empty = predicted.ids[pixels.sum(axis=0)[1:] == 0]
+        if empty.size:
+            raise ValueError(f"the prediction lists segment {empty.min()}, which has no pixel")
+        return cls(true, predicted, pixels)
+
+    def counts(self, *, by_pixels: bool = False) -> dict[int, CategoryCounts]:
+        """Match the segments.
+
+        Args:
+            by_pixels: the size of a true segment is the number of its pixels, and every crowd region of a class
+                forgives. Otherwise as panopticapi: the listed area (its pixels where none is listed), and the last
+                listed crowd region of a class.
+
+        Returns:
+            Category id to its counts; categories without any segment are absent.
+
+        Raises:
+            GroundTruthError: a listed area is so much smaller than the segment that its IoU is not defined.
+        """
+        true, predicted, inside = self.true, self.predicted, self.pixels[1:, 1:]
+        on_void, sizes = self.pixels[0, 1:], self.pixels[:, 1:].sum(axis=0)
+        areas = self.pixels[1:].sum(axis=1)
+        if not by_pixels:
+            areas = np.where(np.isnan(true.areas), areas, true.areas)
+        same_class = true.categories[:, None] == predicted.categories[None, :]
+        candidates = same_class & ~true.crowd[:, None] & (inside > 0)
+        union = areas[:, None] + sizes[None, :] - inside - on_void[None, :]
+        if (candidates & (union == 0)).any():
+            segment = int(np.flatnonzero((candidates & (union == 0)).any(axis=1))[0])
+            raise GroundTruthError(
+                f"lists segment {true.ids[segment]} with area {areas[segment]:g}, it has more pixels"
+            )
+        iou = np.divide(inside, union, out=np.zeros(inside.shape), where=candidates)
+        matches = candidates & (iou > MATCH_THRESHOLD)
+
+        forgiving = _crowds(true, all_of_them=by_pixels)[:, None] & same_class
+        forgiven = on_void + (inside * forgiving).sum(axis=0) > 0.5 * sizes
+        wrong = predicted.categories[~matches.any(axis=0) & ~forgiven].tolist()
+        missed = true.categories[~true.crowd & ~matches.any(axis=1)].tolist()
+        matched = np.broadcast_to(true.categories[:, None], inside.shape)[matches].tolist()
+        values = iou[matches].tolist()
+        return {
+            category: CategoryCounts(
+                iou=math.fsum(value for value, of in zip(values, matched, strict=True) if of == category),
+                matched=matched.count(category),
+                wrong=wrong.count(category),
+                missed=missed.count(category),
+            )
+            for category in sorted({*missed, *wrong, *matched})
+        }
 
 
-def _describe(ids: NDArray[np.int64], infos: Sequence[Mapping[str, Any]], error: type[ValueError]) -> _Segments:
-    by_id = {int(info["id"]): info for info in infos}
-    unknown = [int(i) for i in ids if i != VOID and int(i) not in by_id]
+def _places(segment_map: NDArray[Any], ids: NDArray[np.int64], error: type[ValueError]) -> NDArray[np.int64]:
+    """(H * W,) the place of every pixel's segment in `ids`, from 1; 0 for void."""
+    found, inverse = np.unique(segment_map, return_inverse=True)
+    place_of = {VOID: 0, **{int(segment): place for place, segment in enumerate(ids, start=1)}}
+    unknown = [int(segment) for segment in found if int(segment) not in place_of]
     if unknown:
         raise error(f"has pixels of segment {unknown[0]}, which is not in the list of segments")
-    return _Segments(
-        ids=ids,
-        categories=np.array([-1 if i == VOID else by_id[int(i)]["category_id"] for i in ids], dtype=np.int64),
-        crowd=np.array([i != VOID and bool(by_id[int(i)].get("iscrowd", 0)) for i in ids], dtype=bool),
-    )
+    return np.array([place_of[int(segment)] for segment in found], dtype=np.int64)[inverse.ravel()]
+
+
+def _crowds(true: _Segments, *, all_of_them: bool) -> NDArray[np.bool_]:
+    """(T,) the crowd regions that forgive."""
+    if all_of_them:
+        return true.crowd
+    last = {int(true.categories[place]): int(place) for place in np.flatnonzero(true.crowd)}
+    return np.isin(np.arange(len(true.ids)), list(last.values()))
 
 
 def match_segments(
@@ -95,65 +184,11 @@ def match_segments(
     predicted_infos: Sequence[Mapping[str, Any]],
     true_map: NDArray[Any],
     true_infos: Sequence[Mapping[str, Any]],
+    *,
+    by_pixels: bool = False,
 ) -> dict[int, CategoryCounts]:
-    """Match the segments of one image.
-
-    Args:
-        predicted_map: (H, W) integers, segment ids, 0 is void.
-        predicted_infos: one mapping a predicted segment with "id" and "category_id".
-        true_map: (H, W) integers, as `read_panoptic_png` gives them.
-        true_infos: one mapping a true segment with "id", "category_id" and optionally "iscrowd". A listed segment
-            without a pixel counts as missed, as in COCO's definition.
-
-    Returns:
-        Category id to its counts; categories without any segment are absent.
-
-    Raises:
-        GroundTruthError: the true map holds an id that its list lacks.
-        ValueError: the maps differ in shape, the predicted map holds an id that its list lacks, or a predicted segment
-            has no pixel.
-    """
-    if predicted_map.shape != true_map.shape:
-        raise ValueError(f"the prediction has shape {predicted_map.shape}, the ground truth {true_map.shape}")
-    true_ids, true_index = np.unique(true_map, return_inverse=True)
-    predicted_ids, predicted_index = np.unique(predicted_map, return_inverse=True)
-    shape = (len(true_ids), len(predicted_ids))
-    overlap = np.bincount(
-        true_index.ravel() * shape[1] + predicted_index.ravel(), minlength=shape[0] * shape[1]
-    ).reshape(shape)
-    true = _describe(true_ids, true_infos, GroundTruthError)
-    predicted = _describe(predicted_ids, predicted_infos, ValueError)
-    empty = {int(info["id"]) for info in predicted_infos} - {int(i) for i in predicted_ids}
-    if empty:
-        raise ValueError(f"the prediction lists segment {min(empty)}, which has no pixel")
-
-    on_void = overlap[true.ids == VOID].sum(axis=0)  # (P,)
-    union = overlap.sum(axis=1)[:, None] + overlap.sum(axis=0)[None, :] - overlap - on_void[None, :]
-    same_class = (true.categories[:, None] == predicted.categories[None, :]) & (true.ids != VOID)[:, None]
-    # Only in the row of void, which never counts, can this "union" be 0 or negative.
-    iou = np.divide(overlap, union, out=np.zeros(shape), where=union > 0)
-    matches = same_class & ~true.crowd[:, None] & (iou > MATCH_THRESHOLD)
-
-    forgiven_pixels = on_void + (overlap * (same_class & true.crowd[:, None])).sum(axis=0)
-    forgiven = forgiven_pixels > 0.5 * overlap.sum(axis=0)
-    wrong = (predicted.ids != VOID) & ~matches.any(axis=0) & ~forgiven
-    missed = (true.ids != VOID) & ~true.crowd & ~matches.any(axis=1)
-    pixels_of = {int(i) for i in true_ids}
-    without_pixels = [i["category_id"] for i in true_infos if int(i["id"]) not in pixels_of and not i.get("iscrowd", 0)]
-
-    missed_categories = [*true.categories[missed].tolist(), *without_pixels]
-    wrong_categories = predicted.categories[wrong].tolist()
-    matched_categories = np.broadcast_to(true.categories[:, None], shape)[matches].tolist()
-    matched_iou = iou[matches].tolist()
-    return {
-        category: CategoryCounts(
-            iou=math.fsum(value for value, of in zip(matched_iou, matched_categories, strict=True) if of == category),
-            matched=matched_categories.count(category),
-            wrong=wrong_categories.count(category),
-            missed=missed_categories.count(category),
-        )
-        for category in sorted({*missed_categories, *wrong_categories, *matched_categories})
-    }
+    """The counts of one image; see `Overlap.of` and `Overlap.counts`."""
+    return Overlap.of(predicted_map, predicted_infos, true_map, true_infos).counts(by_pixels=by_pixels)
 
 
 def add_counts(images: Iterable[Mapping[int, CategoryCounts]]) -> dict[int, CategoryCounts]:

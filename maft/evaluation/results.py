@@ -10,14 +10,18 @@ from typing import Any
 
 from tabulate import tabulate
 
-from maft.evaluation.files import write_aside
 from maft.evaluation.journal import mark_finished
+from maft.files import write_text
 
 logger = logging.getLogger(__name__)
 
 SEMANTIC = ("mIoU_reference", "mIoU_present", "fwIoU", "mACC", "pACC")
 DEFINITIONS = (
     "mIoU_reference divides by the classes in ground truth or prediction, mIoU_present by those in the ground truth."
+)
+BY_PIXELS = (
+    "PQ is panopticapi's, which takes the sizes of true segments from the annotation file. By pixels: sizes are "
+    "counted, and every crowd region of a class counts, not the last one only."
 )
 
 
@@ -46,10 +50,8 @@ def write_results(
     folder = results_folder(output_dir, dataset_name)
     path = folder / "results.json"
     content = {"dataset": dataset_name, **evaluation, "provenance": dict(provenance)}
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_aside(path, lambda stream: stream.write(text.encode() + b"\n"))
-    page = _page(dataset_name, evaluation, provenance)
-    write_aside(folder / "results.md", lambda stream: stream.write(page.encode()))
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "results.md", _page(dataset_name, evaluation, provenance))
     mark_finished(folder)
     logger.info("%s\n%s\nwritten to %s", dataset_name, results_table(evaluation), path)
     return path
@@ -84,12 +86,17 @@ def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
                 qualities = (metrics["all"][key] for key in ("PQ", "SQ", "RQ"))
                 split = (metrics[part]["PQ"] for part in ("things", "stuff"))
                 panoptic.append([dataset_name, *qualities, *split, images, reasons])
+                if other := metrics.get("by_pixels"):
+                    values = [other["all"][key] for key in ("PQ", "SQ", "RQ")]
+                    parts = [other[part]["PQ"] for part in ("things", "stuff")]
+                    panoptic.append([f"{dataset_name}, by pixels", *values, *parts, images, reasons])
     blocks = []
     if semantic:
         blocks.append(_table(semantic, ["semantic", *SEMANTIC, "images", "reasons"]))
         blocks.append(DEFINITIONS)
     if panoptic:
         blocks.append(_table(panoptic, ["panoptic", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "images", "reasons"]))
+        blocks += [BY_PIXELS] if any(row[0].endswith("by pixels") for row in panoptic) else []
     return "\n\n".join(blocks)
 
 
@@ -105,10 +112,13 @@ def _task_table(task: str, metrics: Mapping[str, Any]) -> str:
             f"{classes['in_ground_truth_or_prediction']} in ground truth or prediction. {DEFINITIONS}"
         )
         return f"{_table([[metrics[key] for key in SEMANTIC]], list(SEMANTIC))}\n\n{note}"
-    rows = [
-        [part, *(metrics[part][key] for key in ("PQ", "SQ", "RQ", "classes"))] for part in ("all", "things", "stuff")
-    ]
-    return _table(rows, ["classes", "PQ", "SQ", "RQ", "number"])
+    keys, parts = ("PQ", "SQ", "RQ", "classes"), ("all", "things", "stuff")
+    rows = [[part, *(metrics[part][key] for key in keys)] for part in parts]
+    other = metrics.get("by_pixels")
+    if other:
+        rows += [[f"{part}, by pixels", *(other[part][key] for key in keys)] for part in parts]
+    table = _table(rows, ["classes", "PQ", "SQ", "RQ", "number"])
+    return f"{table}\n\n{BY_PIXELS} They differ in {other['images']} images." if other else table
 
 
 def _page(dataset_name: str, evaluation: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:

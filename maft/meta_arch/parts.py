@@ -50,9 +50,7 @@ def clip_architecture(cfg: CfgNode) -> str:
 
 
 def _bad_architecture(error: ValueError) -> UserError:
-    return UserError(
-        f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320"
-    )
+    return UserError(f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320")
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

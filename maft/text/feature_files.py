@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.text.files import write_whole
 from maft.text.prompts import Prompts
+from reason.files import write_text
 
 _FIELDS = ("text_classifier", "test_num_templates", "class_index")
 _NORM_TOLERANCE = 1e-3
@@ -80,7 +80,7 @@ def write_feature_file(
         "class_index": [int(index) for index in class_index],
     }
     try:
-        write_whole(Path(path), json.dumps(document).encode())
+        write_text(path, json.dumps(document), sync=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or mend the folder") from error
 

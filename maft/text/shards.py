@@ -7,7 +7,6 @@ file as they are asked for. The same key in two shards is harmless: both hold th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.text.files import remove_stale, write_whole
+from reason.files import FileBusyError, locked, remove_stale, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +160,7 @@ class ShardFolder:
         )
         path = self.folder / f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.safetensors"
         try:
-            write_whole(path, content)
+            write_bytes(path, content, sync=True)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot store text features ({error.strerror}); free some space or mend the folder, or "
@@ -182,18 +181,13 @@ class ShardFolder:
         """
         if len(self._small()) < COMPACT_SHARDS:
             return 0
-        try:
-            lock = os.open(self.folder / ".compact.lock", os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError:
+        if not os.access(self.folder, os.W_OK):
             return 0  # A bank that one may only read stays as it is.
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return 0  # Another process is at it, or the file system has no locks: there shards stay small.
-            return self._merge()
-        finally:
-            os.close(lock)
+            with locked(self.folder / ".compact.lock"):
+                return self._merge()
+        except FileBusyError:
+            return 0  # Another process is at it.
 
     def _merge(self) -> int:
         self.refresh()

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, distributed
 
 from maft.errors import UserError
-from maft.evaluation.files import user_errors, write_aside
+from maft.files import user_errors, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,7 @@ class TrainingLog:
         self.main = comm.is_main_process()
         self.lines = _kept_lines(self.path, start) if self.main else []
         if self.main:
-            text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            write_aside(self.path, lambda stream: stream.write(text.encode()))
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self._losses: list[dict[str, Tensor]] = []
         self._data_seconds = 0.0
         self._since, self._began = time.perf_counter(), 0.0

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from maft.errors import UserError
-from maft.evaluation.files import write_aside
+from maft.files import replacing, write_text
 from maft.weights.checkpoint import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,11 @@ def save(folder: str | Path, content: Mapping[str, Any], *, final: bool, keep: i
     folder = Path(folder)
     path = folder / (FINAL if final else f"model_{content['iteration']:07d}.pth")
     try:
-        write_aside(path, lambda stream: torch.save(dict(content), stream))
+        with replacing(path) as stream:
+            torch.save(dict(content), stream)
     except RuntimeError as error:  # torch's archive writer on a full disk
         raise UserError(f"{path}: cannot be written ({error}); make room and continue with --resume") from error
-    write_aside(folder / LAST, lambda stream: stream.write(path.name.encode()))
+    write_text(folder / LAST, path.name)
     numbered = sorted(entry for entry in folder.iterdir() if _NUMBERED.fullmatch(entry.name) and entry != path)
     if keep > 0:
         for old in numbered[: max(len(numbered) - keep + (not final), 0)]:

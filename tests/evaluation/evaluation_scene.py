@@ -26,8 +26,8 @@ from maft.data.mapper import InferenceMapper
 from maft.errors import run_command
 from maft.evaluation.evaluators import CombinedEvaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.loop import evaluate
-from maft.evaluation.panoptic import encode_panoptic
 from maft.evaluation.results import results_folder, write_results
+from maft.files import encode_panoptic
 
 NAME = "evaluation_scene"
 CLASSES = ["road", "sky", "tree", "cat", "dog"]

@@ -9,12 +9,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from maft.data.labels import read_label_map
 from maft.errors import UserError
 from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, prediction_names
 from maft.evaluation.metrics import confusion_matrix
-from maft.evaluation.panoptic import encode_panoptic, match_segments, read_panoptic_png
+from maft.evaluation.panoptic import match_segments
 from maft.evaluation.results import results_folder
+from maft.files import encode_panoptic, read_label_map, read_panoptic
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_saved_predictions_are_what_was_evaluated(data, tmp_path):
         saved = read_label_map(folder / "sem_seg" / annotation["file_name"], len(scene.CLASSES), scene.IGNORE)
         assert (saved == output["sem_seg"].argmax(0).numpy()).all()
         total = total + confusion_matrix(saved, read_label_map(record["sem_seg_file_name"], 5, 255), 5, 255)
-        segments = read_panoptic_png(folder / "panoptic_seg" / annotation["file_name"])
+        segments = read_panoptic(folder / "panoptic_seg" / annotation["file_name"])
         assert (segments == output["panoptic_seg"][0].numpy()).all()
         assert sum(info["area"] for info in annotation["segments_info"]) == segments.size
         infos = [{**info, "category_id": info["category_id"] - 100} for info in annotation["segments_info"]]
-        true = read_panoptic_png(record["pan_seg_file_name"])
+        true = read_panoptic(record["pan_seg_file_name"])
         matched += sum(c.matched for c in match_segments(segments, infos, true, record["segments_info"]).values())
     assert 100 * total.diagonal().sum() / total.sum() == pytest.approx(result["metrics"]["sem_seg"]["pACC"], abs=1e-6)
     assert matched == sum(c["matched"] for c in result["metrics"]["panoptic_seg"]["per_class"].values())
@@ -64,7 +64,7 @@ def test_a_perfect_prediction_scores_a_hundred(data, tmp_path):
     found = {"sem_seg": {}, "panoptic_seg": {}}
     for record in scene.records(data):
         label = read_label_map(record["sem_seg_file_name"], len(scene.CLASSES), scene.IGNORE)
-        true = read_panoptic_png(record["pan_seg_file_name"])
+        true = read_panoptic(record["pan_seg_file_name"])
         output = {
             "sem_seg": one_hot(np.where(label == scene.IGNORE, 0, label)),
             "panoptic_seg": (torch.from_numpy(true).int(), record["segments_info"]),
@@ -117,7 +117,7 @@ def test_a_label_outside_the_vocabulary_is_refused(data, tmp_path):
 
 def test_panoptic_ground_truth_that_contradicts_itself_is_refused(data, tmp_path):
     path = data / "panoptic" / "002.png"
-    segments = read_panoptic_png(path)
+    segments = read_panoptic(path)
     segments[0, 0] = 77
     Image.fromarray(encode_panoptic(segments)).save(path)
     with pytest.raises(UserError, match=r"panoptic/002\.png: has pixels of segment 77"):

@@ -12,11 +12,10 @@ from maft.evaluation.panoptic import (
     CategoryCounts,
     GroundTruthError,
     add_counts,
-    encode_panoptic,
     match_segments,
     panoptic_scores,
-    read_panoptic_png,
 )
+from maft.files import encode_panoptic, read_panoptic
 
 
 def row(*runs):
@@ -145,15 +144,15 @@ def test_png_round_trip_and_what_is_no_panoptic_png(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(encode_panoptic(ids)).save(path)
     assert Image.open(path).getpixel((2, 0)) == (0, 1, 0)  # id 256 is G = 1
-    assert (read_panoptic_png(path) == ids).all()
+    assert (read_panoptic(path) == ids).all()
     with pytest.raises(ValueError, match="2\\^24"):
         encode_panoptic(np.array([[2**24]]))
 
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(UserError, match=r"grey\.png.*mode L"):
-        read_panoptic_png(tmp_path / "grey.png")
+        read_panoptic(tmp_path / "grey.png")
     (tmp_path / "torn.png").write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=r"torn\.png"):
-        read_panoptic_png(tmp_path / "torn.png")
+        read_panoptic(tmp_path / "torn.png")
     with pytest.raises(UserError, match=r"none\.png"):
-        read_panoptic_png(tmp_path / "none.png")
+        read_panoptic(tmp_path / "none.png")

@@ -161,7 +161,7 @@ def test_unpacked_in_place_and_made_again(made: Path, tmp_path: Path) -> None:
         assert prepare(("ade150_panoptic",), [base], tmp_path, ("train", "val"), 2) == 0
         for name in ("ade20k_panoptic_val.json", "annotations_detectron2/validation/ADE_val_00000001.png"):
             assert (base / name).read_bytes() == (made / "root/ade/ADEChallengeData2016" / name).read_bytes()
-    assert not list(tmp_path.rglob(".prepare")) and not list(tmp_path.rglob(".part-*"))
+    assert not list(tmp_path.rglob(".prepare")) and not list(tmp_path.rglob(".*.aside"))
 
 
 def test_wrong_instance_maps_and_missing_images_are_named(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_finished_files_stay_and_half_made_ones_go(tmp_path: Path) -> None:
     out.mkdir()
     (out / "1").write_bytes(b"finished before")
     (out / "2").touch()  # as a crash of the machine may leave it
-    (out / ".part-77-2").write_bytes(b"half")
+    (out / ".77-2.aside").write_bytes(b"half")
     summary = run_items(tmp_path, items, workers=2, description="test")
     assert (summary.made, summary.found, summary.written) == (1, 1, 2)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {"1": b"finished before", "2": b"yy"}

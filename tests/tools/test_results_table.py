@@ -22,9 +22,9 @@ from maft.data import InferenceMapper, register_all
 from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.journal import FINISHED, FOLDER
 from maft.evaluation.loop import evaluate
-from maft.evaluation.panoptic import encode_panoptic
 from maft.evaluation.provenance import collect as provenance_of
 from maft.evaluation.results import results_folder, write_results
+from maft.files import encode_panoptic
 from tools.results_table.__main__ import main
 from tools.results_table.collect import collect
 from tools.results_table.latex import escape

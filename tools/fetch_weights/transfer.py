@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from open_clip.pretrained import download_pretrained
 from tqdm import tqdm
 
 from maft.errors import UserError, one_line
-from maft.evaluation.files import user_errors, write_aside
+from maft.files import locked, replacing, user_errors
 from tools.fetch_weights.catalogue import Checkpoint, Clip, by_hand
 
 INCOMING = ".incoming"
@@ -34,16 +33,7 @@ def incoming_folder(folder: Path) -> Iterator[Path]:
         UserError: another process holds it, or it cannot be written.
     """
     incoming = folder / INCOMING
-    with user_errors(incoming):
-        incoming.mkdir(parents=True, exist_ok=True)
-        lock = (incoming / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{incoming}: another download is writing here; wait for it") from error
-        except OSError:
-            pass  # a file system without locks
+    with locked(incoming / ".lock", "another download is writing here; wait for it"):
         yield incoming
 
 
@@ -132,8 +122,8 @@ def copy_into_place(source: Path, target: Path) -> None:
         raise UserError(
             f"{target}: needs {size / 1e6:,.0f} MB, but the disk has only {free / 1e6:,.0f} MB left; make room"
         )
-    with source.open("rb") as stream:
-        write_aside(target, lambda out: shutil.copyfileobj(stream, out, _COPY_BYTES))
+    with source.open("rb") as stream, replacing(target) as out:
+        shutil.copyfileobj(stream, out, _COPY_BYTES)
 
 
 def set_aside(path: Path, ending: str) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from maft.errors import UserError, run_command
+from maft.files import write_bytes
 from maft.meta_arch import build_network
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
@@ -55,13 +55,10 @@ def export(checkpoint: Path, target: Path, about: Mapping[str, str], keys: Seque
     register_datasets(cfg)
     model = build_network(cfg)
     load_for_evaluation(cfg, model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
     content = save({name: _halved(tensor) for name, tensor in model.state_dict().items()}, dict(about))
     if len(content) > LARGEST:
         raise UserError(f"{target}: {len(content)} bytes, more than {LARGEST}; make configs/mini smaller")
-    aside.write_bytes(content)
-    aside.replace(target)
+    write_bytes(target, content)
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from maft.errors import UserError
+from maft.files import write_bytes
 from maft.meta_arch.parts import CLIP_CONFIG_DIR
 from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
 from maft.modeling.classify import MAX_LOGIT_SCALE
@@ -326,10 +326,7 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 def save_clip(model: RegionClip, path: Path) -> None:
     """Write the CLIP under open_clip's own names, float32; aside first, then in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(save({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}))
-    aside.replace(path)
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

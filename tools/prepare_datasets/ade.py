@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from maft.errors import UserError
+from maft.files import encode_png
 from tools.prepare_datasets.archives import Member, Pool
 from tools.prepare_datasets.engine import Item, Plan, copies
 from tools.prepare_datasets.label_codes import code_table, read_values, recode
-from tools.prepare_datasets.pictures import encode_png
 
 BASE = "ade/ADEChallengeData2016"
 FOLDERS = {"train": "training", "val": "validation"}

@@ -20,6 +20,7 @@ import pycocotools.mask
 from numpy.typing import NDArray
 
 from maft.errors import UserError
+from maft.files import encode_png, replacing
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.prepare_datasets.ade import (
     BASE,
@@ -33,9 +34,9 @@ from tools.prepare_datasets.ade import (
     semantic_items,
 )
 from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import WORK_FOLDER, Item, Plan, copies, writing_aside
+from tools.prepare_datasets.engine import WORK_FOLDER, Item, Plan, copies
 from tools.prepare_datasets.label_codes import read_values
-from tools.prepare_datasets.pictures import decode, encode_png, picture_size
+from tools.prepare_datasets.pictures import decode, picture_size
 
 _SOURCE = "instance maps (annotations_instance/ of annotations_instance.tar)"
 _NEAR = 30
@@ -254,7 +255,7 @@ def _join(
                 for annotation in part["annotations"]:
                     yield {"id": next(identifiers), **annotation} if kind == "instance" else annotation
 
-        with writing_aside(target) as file:
+        with replacing(target) as file:
             _write_list(file.write, '{"annotations": [', annotations())
             _write_list(file.write, '],\n"images": [', images)
             _write_list(file.write, '],\n"categories": [', categories)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from maft.errors import UserError
+from reason.files import replacing
 
 MEMBER_LIMIT = 2 << 30
 """Largest member that is read into memory, in bytes; the largest annotation files have about 0.6 GiB."""
@@ -329,19 +330,13 @@ def _spool(chunks: Iterator[bytes], target: Path, where: str, stored: int) -> No
     """Write `chunks` to `target` unless that is there from an earlier run."""
     if target.is_file():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".part-{os.getpid()}-{target.name}")
     made = 0
-    try:
-        with aside.open("wb") as file:
-            for piece in chunks:
-                made += len(piece)
-                if _is_bomb(made, stored) or made > SPOOL_LIMIT:
-                    raise UserError(f"{where} is a bomb: its {stored} bytes become more than {made}; refused")
-                file.write(piece)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(target) as file:
+        for piece in chunks:
+            made += len(piece)
+            if _is_bomb(made, stored) or made > SPOOL_LIMIT:
+                raise UserError(f"{where} is a bomb: its {stored} bytes become more than {made}; refused")
+            file.write(piece)
 
 
 class Pool:

@@ -23,11 +23,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
 from maft.errors import UserError, one_line
+from maft.files import locked
+from reason.files import ASIDE_SUFFIX, write_bytes
 from tools.prepare_datasets.archives import Member
 
 VERSION = 1
@@ -102,25 +104,6 @@ def copies(targets: Mapping[str, Member]) -> list[Item]:
     return [Item(target, copy_member, (member,), space=member.size) for target, member in targets.items()]
 
 
-@contextlib.contextmanager
-def writing_aside(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which becomes `path` when the block ends well; its folder must be there."""
-    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        with aside.open("wb") as file:
-            yield file
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file aside and rename it into place; its folder must be there."""
-    with writing_aside(path) as file:
-        file.write(data)
-
-
 def execute(plan: Plan, root: Path, *, workers: int, sources: Sequence[Path], debug: bool = False) -> Summary:
     """Carry out a plan; what it was made from goes into `<base>/<name>.provenance.json`.
 
@@ -139,14 +122,14 @@ def execute(plan: Plan, root: Path, *, workers: int, sources: Sequence[Path], de
     record = folder / f"{plan.name}.provenance.json"
     with _only_run(folder):
         choices = _joined_choices(record, plan)
-        write_atomically(record, _provenance(plan, choices, sources, complete=False))
+        write_bytes(record, _provenance(plan, choices, sources, complete=False))
         summary = run_items(folder, plan.items, workers=workers, description=plan.name, debug=debug)
         if plan.finish is not None:
             plan.finish(folder)
         work = folder / WORK_FOLDER
         if work.is_dir():
             shutil.rmtree(work)
-        write_atomically(record, _provenance(plan, choices, sources, complete=True))
+        write_bytes(record, _provenance(plan, choices, sources, complete=True))
     return summary
 
 
@@ -241,7 +224,7 @@ def _make_chunk(folder: Path, items: Sequence[Item], debug: bool) -> _Result:
             parts = made if isinstance(made, tuple) else (made,)
             # The target last: where it is, the others are.
             for target, data in reversed(list(zip((item.target, *item.also), parts, strict=True))):
-                write_atomically(folder / target, data)
+                write_bytes(folder / target, data)
                 written += len(data)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -275,32 +258,27 @@ def _prepare_folders(folder: Path, items: Sequence[Item]) -> None:
             raise UserError(f"{target}: would be written outside of {folder}; refused")
     for parent in {(folder / target).parent for target in targets}:
         parent.mkdir(parents=True, exist_ok=True)
-        for half_made in parent.glob(".part-*"):
+        for half_made in parent.glob(f".*{ASIDE_SUFFIX}"):
             half_made.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _only_run(folder: Path) -> Iterator[None]:
     """Hold `folder` against other runs; one that was just killed gets a moment for its workers to end."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise UserError(f"{folder}: another run is preparing it; wait for it to end") from error
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(handle)
+    lock = folder / ".prepare.lock"
+    with locked(lock, "another run is preparing it; wait for it to end", wait=_LOCK_WAIT_S):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it notices, and locks a new one
 
 
 @contextlib.contextmanager
 def spool_folder(root: Path) -> Iterator[Path]:
-    """The folder for decompressed archives below `root`, removed afterwards by the last run that uses it."""
+    """The folder for decompressed archives below `root`, removed afterwards by the last run that uses it.
+
+    Runs share the lock, which `reason.files.locked` cannot.
+    """
     root.mkdir(parents=True, exist_ok=True)
     folder = root / WORK_FOLDER
     folder.mkdir(exist_ok=True)

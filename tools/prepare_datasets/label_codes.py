@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maft.errors import UserError
+from maft.files import decode_panoptic
 from tools.prepare_datasets.archives import Member
 from tools.prepare_datasets.pictures import decode
 
@@ -89,5 +90,4 @@ def read_identifiers(member: Member) -> NDArray[np.int32]:
     values = decode(member)
     if values.ndim != 3 or values.shape[2] != 3:
         raise UserError(f"{member}: is {values.dtype} {values.shape}, a panoptic PNG is an RGB picture of 8 bit")
-    wide = values.astype(np.int32)
-    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+    return decode_panoptic(values)

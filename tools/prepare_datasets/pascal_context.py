@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from maft.errors import UserError
+from maft.files import encode_png
 from tools.prepare_datasets import pascal_labels
 from tools.prepare_datasets.archives import Member, Pool
 from tools.prepare_datasets.engine import Item, Plan
@@ -27,7 +28,7 @@ from tools.prepare_datasets.pairing import (
     read_stems,
     with_those_there,
 )
-from tools.prepare_datasets.pictures import encode_png, encode_tiff16
+from tools.prepare_datasets.pictures import encode_tiff16
 
 BASE = "VOCdevkit/VOC2010"
 _IMAGES = "images"

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maft.errors import UserError
+from maft.files import UNREADABLE
 from tools.prepare_datasets.archives import Member
 
 PIXEL_LIMIT = 100_000_000
 """Largest picture that is decoded; the largest of any of the releases has about 30 million pixels."""
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 def open_picture(member: Member) -> Image.Image:
@@ -26,7 +26,7 @@ def open_picture(member: Member) -> Image.Image:
     content = member.read()
     try:
         picture = Image.open(io.BytesIO(content))
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise UserError(f"{member}: not readable as a picture ({error}); download it again") from error
     if picture.width * picture.height > PIXEL_LIMIT:
         raise UserError(f"{member}: {picture.width}x{picture.height} pixels, refused; this is no official picture")
@@ -45,7 +45,7 @@ def decode(member: Member) -> NDArray[Any]:
     picture = open_picture(member)
     try:
         return np.asarray(picture)
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise UserError(f"{member}: not readable as a picture ({error}); download it again") from error
 
 
@@ -53,13 +53,6 @@ def picture_size(member: Member) -> tuple[int, int]:
     """Height and width of a picture, without decoding it; UserError as `open_picture`."""
     picture = open_picture(member)
     return picture.height, picture.width
-
-
-def encode_png(array: NDArray[np.uint8]) -> bytes:
-    """A PNG of an (H, W) or (H, W, 3) uint8 array."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def encode_tiff16(labels: NDArray[np.uint16]) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
+from maft.files import encode_png
 from reason.vocabulary import load_vocabulary
 from tools.prepare_datasets.archives import Member, Pool
 from tools.prepare_datasets.engine import Item, Plan
@@ -23,7 +24,6 @@ from tools.prepare_datasets.pairing import (
     read_stems,
     with_those_there,
 )
-from tools.prepare_datasets.pictures import encode_png
 
 BASE = "VOCdevkit/VOC2012"
 _IMAGES = "images_detectron2"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from maft.errors import UserError, run_command
-from maft.evaluation.files import write_aside
+from maft.files import write_text
 from tools.results_table.collect import collect
 from tools.results_table.latex import latex
 from tools.results_table.page import html
@@ -61,7 +61,7 @@ def body(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(text)
         return 0
-    write_aside(options.output, lambda stream: stream.write(text.encode()))
+    write_text(options.output, text)
     print(
         f"{options.output}: {len(collection.results)} results, {len(collection.unfinished)} unfinished evaluations, "
         f"{len(collection.problems)} files left out"

@@ -16,8 +16,8 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
 
-from maft.data import InferenceMapper, write_label_map
-from maft.evaluation.files import user_errors, write_aside
+from maft.data import InferenceMapper
+from maft.files import replacing, write_label_map, write_text
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
@@ -139,12 +139,11 @@ class Segmenter:
         height, width = result.size
         if labels.shape != result.size:
             labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-        with user_errors(files.label_map):
-            write_label_map(labels, files.label_map)
+        write_label_map(labels, files.label_map)
         picture = self._draw(result)
-        write_aside(files.overlay, lambda stream: picture.save(stream, format="JPEG", quality=_JPEG_QUALITY))
-        text = json.dumps(self.facts(result), ensure_ascii=False, indent=2) + "\n"
-        write_aside(files.facts, lambda stream: stream.write(text.encode("utf-8")))
+        with replacing(files.overlay) as stream:
+            picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
+        write_text(files.facts, json.dumps(self.facts(result), ensure_ascii=False, indent=2) + "\n")
 
     def _draw(self, result: Result) -> Image.Image:
         height, width = result.maps.classes.shape
