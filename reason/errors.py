@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from reason.imagefile import ImageFileError
 from reason.triplets import TripletError
 from reason.vocabulary import VocabularyError
 
@@ -38,7 +39,7 @@ def run_command(main: Callable[[], int | None], *, debug: bool) -> int:
             raise
         sys.stderr.write("interrupted; what was finished is on disk\n")
         return EXIT_INTERRUPTED
-    except (ReasonError, TripletError, VocabularyError) as error:
+    except (ReasonError, ImageFileError, TripletError, VocabularyError) as error:
         if debug:
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

@@ -52,13 +52,14 @@ def test_who_imports_whom() -> None:
         assert not {name for name in modules if name.split(".")[0] in {"maft", "detectron2", "torch"}}, file
     for file, modules in imports_of("maft/modeling").items():
         assert not {name for name in modules if name.startswith(("detectron2", "maft.config"))}, file
-    light = {"reason.triplets", "reason.vocabulary", "reason.files"}
+    light = {"reason.triplets", "reason.vocabulary", "reason.files", "reason.imagefile"}
     for file, modules in imports_of("maft").items():
         assert {name for name in modules if name.split(".")[0] == "reason"} <= light, file
 
 
 def test_light_modules_do_without_torch() -> None:
-    code = "import sys, reason.files, reason.triplets, reason.vocabulary; assert 'torch' not in sys.modules"
+    light = "reason.files, reason.imagefile, reason.triplets, reason.vocabulary"
+    code = f"import sys, {light}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -4,32 +4,37 @@ Qwen2.5-VL cuts images into patches of 14 pixels and merges 2 x 2 of them into a
 An engine left to resize by itself has ignored its limits before (docs/findings.md 14); here the size is settled before
 it sees the image, recorded with the result, and such that the engine's own rule changes nothing.
 
-Pillow reads, as for the segmentor; cv2 resizes and encodes, which takes a quarter of Pillow's time and leaves the
-interpreter's lock to other threads.
+`reason.imagefile` reads, as for the segmentor; cv2 resizes and encodes, which takes a quarter of Pillow's time and
+leaves the interpreter's lock to other threads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import logging
 import math
-import os
-import struct
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reason.asking.messages import EncodedImage
 from reason.errors import ReasonError
+from reason.imagefile import (
+    SUFFIXES,
+    ImageFileError,
+    find_images,
+    is_plain,
+    opened,
+    orientation,
+    to_rgb,
+    upright,
+    upright_size,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_UNREADABLE = (SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # beside OSError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""What is taken out of a folder; a file that is named is taken whatever it is called."""
+logger = logging.getLogger(__name__)
 
 TOKEN_SIDE = 28
 """Pixels along one image token: patches of 14, merged 2 x 2."""
@@ -45,19 +50,13 @@ _JPEG_QUALITY = 95
 _SHRINKS = 0.7
 """Below this ratio pixels are averaged over areas; above, cubic interpolation skips none."""
 
-_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations whose upright image has width and height exchanged."""
 
+def list_images(path: Path, *, recursive: bool = False) -> list[Path]:
+    """The images of a folder by name, or the one file that `path` is; says what it leaves out.
 
-class ImageFileError(ReasonError):
-    """An image that cannot be read or that the model cannot take; names the file."""
-
-
-def list_images(path: Path) -> list[Path]:
-    """The images of a folder (not of folders within it) by name, or the one file that `path` is.
-
-    Hidden files are left out. One pass over the folder: 20,000 images take some 50 ms on a local disk.
+    Args:
+        path: a folder, or a file of any name.
+        recursive: in the folders below, too.
 
     Raises:
         ReasonError: nothing there, or no image in it.
@@ -65,14 +64,15 @@ def list_images(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     try:
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES)]
+        found = find_images(path, recursive=recursive)
     except OSError as error:
         raise ReasonError(f"--images {path}: {error.strerror}; give a folder of images or an image") from error
-    names = sorted(name for name in names if not name.startswith("."))
-    if not names:
-        raise ReasonError(f"--images {path}: no image in it ({', '.join(SUFFIXES)}; folders in it don't count)")
-    return [path / name for name in names]
+    if not found.images:
+        left_out = found.left_out.removeprefix(f"{path}: ") or "it is empty"
+        raise ReasonError(f"--images {path}: no image in it ({', '.join(SUFFIXES[:8])}, …); {left_out}")
+    if found.left_out:
+        logger.warning("%s", found.left_out)
+    return list(found.images)
 
 
 def check_stems(images: Iterable[Path]) -> None:
@@ -132,57 +132,38 @@ def fitted_size(
 def encode_image(path: Path, *, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> EncodedImage:
     """Read an image as the model is to see it.
 
-    Upright by its EXIF orientation and in RGB, as the segmentor reads it; resized by `fitted_size`; JPEG. A JPEG or PNG
-    file that needs none of this is sent as it is. A large JPEG is decoded at a half, quarter or eighth where that is
-    enough.
+    Upright by its EXIF orientation and in RGB, by the rule of `reason.imagefile`; resized by `fitted_size`; JPEG. A
+    JPEG or PNG file that needs none of this is sent as it is. A large JPEG is decoded at a half, quarter or eighth
+    where that is enough.
 
     Raises:
         ImageFileError: missing, cut off, no image, or with sides that the model cannot take.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         original = path.read_bytes()
-        with Image.open(io.BytesIO(original)) as image:
-            size = fitted_size(*_upright_size(image), min_pixels=min_pixels, max_pixels=max_pixels)
-            data, mime = _encode(image, size, original)
-    except UnidentifiedImageError as error:
-        raise ImageFileError(f"{path}: no image that can be read; replace or remove the file") from error
-    except (OSError, *_UNREADABLE, Image.DecompressionBombError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise ImageFileError(f"{path}: not readable as an image ({problem}); replace or remove the file") from error
+    except OSError as error:
+        raise ImageFileError(f"{path}: cannot be read ({error.strerror}); replace or remove the file") from error
+    with opened(path, original) as image:
+        try:
+            size = fitted_size(*upright_size(image), min_pixels=min_pixels, max_pixels=max_pixels)
+        except ValueError as error:
+            raise ImageFileError(f"{path}: {error}; cut it or remove it") from error
+        data, mime = _encode(image, size, original, path)
     uuid = hashlib.blake2b(data, digest_size=16).hexdigest()
     return EncodedImage(data, mime, *size, uuid, tokens=size[0] * size[1] // TOKEN_SIDE**2)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF blocks raise errors of many kinds, while the pixels are fine
-        return 1
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _orientation(image) in _TURNED else (width, height)
-
-
-def _encode(image: Image.Image, size: tuple[int, int], original: bytes) -> tuple[bytes, str]:
+def _encode(image: Image.Image, size: tuple[int, int], original: bytes, path: Path) -> tuple[bytes, str]:
     """The file to send, and its type; decoding is part of it even where the file stays as it is, to find damage."""
-    from PIL import ImageOps
-
-    orientation = _orientation(image)
-    fits = orientation == 1 and image.size == size and image.mode == "RGB" and image.format in ("JPEG", "PNG")
-    if image.format == "JPEG" and not fits:
-        image.draft(None, size[::-1] if orientation in _TURNED else size)
+    stands = orientation(image) == 1
+    fits = stands and image.size == size and is_plain(image) and image.format in ("JPEG", "PNG")
+    full_colour = image.format != "JPEG"
+    if not full_colour and not fits:
+        image.draft(None, size if upright_size(image) == image.size else size[::-1])
     image.load()
-    if fits:
+    if fits and is_plain(image):
         return original, f"image/{str(image.format).lower()}"
-    try:
-        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    except Exception:  # as in _orientation
-        upright = image
-    return _resized_jpeg(upright.convert("RGB"), size, full_colour=image.format != "JPEG"), "image/jpeg"
+    return _resized_jpeg(to_rgb(upright(image), path), size, full_colour=full_colour), "image/jpeg"
 
 
 def _resized_jpeg(image: Image.Image, size: tuple[int, int], *, full_colour: bool) -> bytes:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from reason.asking.messages import Answer, Failure, Outcome, Request
 from reason.engines.interface import Engine
 from reason.errors import EngineGone
-from reason.runs.images import ImageFileError
+from reason.imagefile import ImageFileError
 from reason.runs.progress import Progress, several
 from reason.runs.store import ResultStore
 

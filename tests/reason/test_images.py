@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from reason.errors import ReasonError
-from reason.runs.images import ImageFileError, check_stems, encode_image, fitted_size, list_images
+from reason.imagefile import ImageFileError
+from reason.runs.images import check_stems, encode_image, fitted_size, list_images
 
 pytest.importorskip("cv2", reason="resizing needs cv2, which is part of the reasoning environment")
 
