@@ -271,7 +271,7 @@ def _what(error: BaseException, path: str | Path, content: bytes | None) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return "no such image; check the path"
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
     if isinstance(error, Image.DecompressionBombError):
@@ -281,8 +281,11 @@ def _what(error: BaseException, path: str | Path, content: bytes | None) -> str:
         return "too large for the memory there is; make it smaller"
     if isinstance(error, UnidentifiedImageError):
         kind = _kind(path, content)
-        return f"not an image but {kind}" if kind else "no image that can be read; replace or remove the file"
-    problem = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        if kind:
+            return f"not an image but {kind}"
+        problem = "of no known format"
+    else:
+        problem = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return f"not readable as an image ({problem}); replace or remove the file"
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from PIL import Image
 
 from maft.errors import UserError
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+from reason.imagefile import ImageFileError, read_rgb
 
 
 class InferenceMapper:
@@ -76,8 +71,7 @@ class InferenceMapper:
             UserError: missing, cut off or no image.
         """
         try:
-            return detection_utils.read_image(path, format=self.image_format)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such image; check the data set's image folder") from error
-        except _UNREADABLE as error:
-            raise UserError(f"{path}: not readable as an image ({error}); replace the file") from error
+            pixels = read_rgb(path)
+        except ImageFileError as error:
+            raise UserError(str(error)) from error
+        return pixels[..., ::-1] if self.image_format == "BGR" else pixels

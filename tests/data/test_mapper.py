@@ -17,7 +17,7 @@ from maft.errors import UserError
 
 
 def noise(path: Path, width: int, height: int, mode: str = "RGB") -> Image.Image:
-    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
     values = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, channels), np.uint8)
     image = Image.fromarray(values[..., 0] if channels == 1 else values)
     image.save(path)
@@ -73,11 +73,29 @@ def test_no_resize_and_configuration(tmp_path: Path) -> None:
         InferenceMapper(short_edge=-1)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "LA"])
 def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    image = noise(tmp_path / "a.png", 20, 20, mode)
-    result = InferenceMapper(short_edge=0)({"file_name": str(tmp_path / "a.png")})
-    assert np.array_equal(result["image"].numpy(), np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    """By the one rule, which the model that reasons reads by as well (reason.imagefile)."""
+    path = tmp_path / "a.png"
+    if mode == "I;16":
+        values = np.arange(400, dtype=np.uint16).reshape(20, 20) * 163
+        Image.fromarray(values).save(path)
+        expected = np.repeat(np.rint(values / 257.0)[..., None], 3, axis=-1)
+    else:
+        image = noise(path, 20, 20, mode).convert("RGBA")
+        expected = np.asarray(Image.alpha_composite(Image.new("RGBA", (20, 20), "white"), image).convert("RGB"))
+    for order, name in ((1, "RGB"), (-1, "BGR")):
+        result = InferenceMapper(short_edge=0, image_format=name)({"file_name": str(path)})
+        assert np.array_equal(result["image"].numpy(), expected[..., ::order].transpose(2, 0, 1))
+
+
+def test_a_decoder_that_invents_errors_costs_its_image(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.avif")
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    data[-40:] = bytes(40)  # Pillow raises a RuntimeError
+    (tmp_path / "a.avif").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.avif: not readable as an image"):
+        InferenceMapper()({"file_name": str(tmp_path / "a.avif")})
 
 
 def test_exif_rotation(tmp_path: Path) -> None:
@@ -101,7 +119,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
         path = tmp_path / f"cut.{suffix}"
         for size in (0, 10, 60, len(data) // 2):
             path.write_bytes(data[:size])
-            with pytest.raises(UserError, match=f"cut.{suffix}: not readable as an image"):
+            with pytest.raises(UserError, match=f"cut.{suffix}: not (readable as|an image but an empty)"):
                 mapper({"file_name": str(path)})
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.jpg: not readable as an image"):

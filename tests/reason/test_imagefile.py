@@ -219,7 +219,7 @@ def test_an_interrupt_is_none_of_a_files_faults(tmp_path: Path, monkeypatch: pyt
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
         (b"%PDF-1.7", "a PDF document"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
-        (b"hello", "no image that can be read"),
+        (b"hello", "not readable as an image"),
     ],
 )
 def test_what_is_no_image_is_called_what_it_is(

@@ -117,7 +117,7 @@ def test_the_label_map_is_what_the_network_says(
 import sys, json, torch, numpy as np
 from PIL import Image
 from detectron2.data import MetadataCatalog
-from maft.checkpoint import load_model_weights
+from maft.weights.checkpoint import load_model_weights
 from maft.meta_arch import build_network
 from maft.data import InferenceMapper
 from train_net import build_config
