@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,19 @@ import torch
 from detectron2.data import transforms as T
 
 from maft.errors import UserError
-from reason.imagefile import ImageFileError, read_rgb
+from reason.imagefile import ImageFileError, opened, orientation, read_rgb
+
+
+def exif_note(path: str | Path) -> str:
+    """What to add to a message about sizes that differ: "" where an image's EXIF orientation cannot be the reason."""
+    try:
+        with opened(path) as image:
+            turned = orientation(image)
+    except ImageFileError:
+        return ""
+    if turned < 5:
+        return ""
+    return f". Its EXIF orientation is {turned}: labels must lie on the stored pixels, not on the turned image"
 
 
 class InferenceMapper:
@@ -23,21 +36,32 @@ class InferenceMapper:
         short_edge: pixels (INPUT.MIN_SIZE_TEST); 0 leaves the image as it is.
         max_size: pixels (INPUT.MAX_SIZE_TEST).
         image_format: channel order (INPUT.FORMAT), "RGB" for every published model.
+        obey_exif: turn photographs upright. Images of data sets are read as stored: that is the grid of their labels.
     """
 
-    def __init__(self, *, short_edge: int = 800, max_size: int = 1333, image_format: str = "RGB") -> None:
+    def __init__(
+        self, *, short_edge: int = 800, max_size: int = 1333, image_format: str = "RGB", obey_exif: bool = False
+    ) -> None:
         if short_edge < 0 or max_size <= 0:
             raise UserError(
                 f"INPUT.MIN_SIZE_TEST {short_edge}, INPUT.MAX_SIZE_TEST {max_size}: sizes are in pixels; "
                 "the published ones are 800 and 1333"
             )
-        self.image_format = image_format
+        if image_format not in ("RGB", "BGR"):
+            raise UserError(f"INPUT.FORMAT '{image_format}': RGB or BGR; every published model takes RGB")
+        self.image_format, self.obey_exif = image_format, obey_exif
         self.resize = T.ResizeShortestEdge(short_edge, max_size, sample_style="choice")
 
     @classmethod
-    def from_config(cls, cfg: Any) -> InferenceMapper:
+    def from_config(cls, cfg: Any, *, obey_exif: bool = False) -> InferenceMapper:
         """The mapper that a configuration's INPUT section describes."""
-        return cls(short_edge=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=cfg.INPUT.FORMAT)
+        given = cfg.INPUT
+        return cls(
+            short_edge=given.MIN_SIZE_TEST,
+            max_size=given.MAX_SIZE_TEST,
+            image_format=given.FORMAT,
+            obey_exif=obey_exif,
+        )
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """The model's input for one record.
@@ -46,8 +70,8 @@ class InferenceMapper:
             record: with `file_name`; everything in it is passed on. It is not changed.
 
         Returns:
-            the record with `image`, uint8 (3, H, W), resized, and `height` and `width` of the image as it lies on disk
-            (after its EXIF rotation): the size that results have.
+            the record with `image`, uint8 (3, H, W), resized, and `height` and `width` of the image before that: the
+            size that results have.
 
         Raises:
             UserError: the image is missing, cut off or no image, or has another size than the record says.
@@ -58,7 +82,7 @@ class InferenceMapper:
             if record.get(key, actual) != actual:
                 raise UserError(
                     f"{record['file_name']}: its {key} is {actual}, the annotations say {record[key]}; "
-                    "image and annotation file do not belong together"
+                    f"image and annotation file do not belong together{exif_note(record['file_name'])}"
                 )
         resized = self.resize.get_transform(pixels).apply_image(pixels)
         chw = np.array(resized.transpose(2, 0, 1), order="C")  # a copy: PIL's own memory is read-only
@@ -71,7 +95,7 @@ class InferenceMapper:
             UserError: missing, cut off or no image.
         """
         try:
-            pixels = read_rgb(path)
+            pixels = read_rgb(path, obey_exif=self.obey_exif)
         except ImageFileError as error:
             raise UserError(str(error)) from error
         return pixels[..., ::-1] if self.image_format == "BGR" else pixels

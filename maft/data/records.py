@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from maft.data.locate import IMAGE_EXTENSIONS, DatasetPaths, label_files, stems
 from maft.data.specs import DatasetSpec
 from maft.errors import UserError
+from maft.files import MAX_SEGMENT_ID
 
 logger = logging.getLogger(__name__)
+
+SHARED_IDS = (
+    "as in panopticapi the entry that is listed last counts, for all pixels of that id; training learns neither class "
+    "from them. The usual preparation of ADE20K does so for road and skyscraper, which share a colour; "
+    "python -m tools.prepare_datasets gives every segment an id of its own"
+)
+"""How an annotation file is read that lists one segment id of an image for two classes."""
 
 Record = dict[str, Any]
 
@@ -48,8 +56,9 @@ def panoptic_records(
         things: indices of the countable classes.
 
     Returns:
-        records with `file_name`, `image_id`, `pan_seg_file_name`, `segments_info` (with `category_id` as class index
-        and `isthing`), `meta`, and `sem_seg_file_name` where the data set has label maps (they may be missing on disk).
+        records with `file_name`, `image_id`, `pan_seg_file_name`, `segments_info` (with `category_id` as class index,
+        `isthing`, and `shared` where several entries had this id: see `SHARED_IDS`), `meta`, and `sem_seg_file_name`
+        where the data set has label maps (they may be missing on disk).
 
     Raises:
         UserError: malformed file, unknown category, or no annotation has its image and PNG.
@@ -59,14 +68,12 @@ def panoptic_records(
     document = _document(where)
     names = {str(image.get("id")): image.get("file_name") for image in document["images"] if isinstance(image, dict)}
     images = stems(paths.images, IMAGE_EXTENSIONS)
-    records, lost = [], []
+    records, lost, shared = [], [], 0
     for annotation in document["annotations"]:
         try:
             image_id, label_name = annotation["image_id"], annotation["file_name"]
-            segments = [
-                _segment(segment, contiguous, things, f"{where}: image {image_id!r}")
-                for segment in annotation["segments_info"]
-            ]
+            segments = _segments(annotation["segments_info"], contiguous, things, f"{where}: image {image_id!r}")
+            shared += sum("shared" in segment for segment in segments)
             image_stem = PurePath(names.get(str(image_id)) or label_name).stem
             label = paths.labels / label_name
         except (KeyError, TypeError, AttributeError) as error:
@@ -89,6 +96,10 @@ def panoptic_records(
             record["sem_seg_file_name"] = str(paths.semantic / f"{label.stem}.{paths.label_extension}")
         records.append(record)
     records.sort(key=lambda record: PurePath(record["file_name"]).stem)
+    if shared:
+        logger.warning(
+            "data set %s: %s lists %d segment ids for two classes; %s", spec.name, where, shared, SHARED_IDS
+        )
     return _checked(records, lost, spec, paths, what="annotations")
 
 
@@ -123,8 +134,25 @@ def instance_records(spec: DatasetSpec, paths: DatasetPaths) -> list[Record]:
     return _checked(records, lost, spec, paths, what="entries")
 
 
+def _segments(
+    infos: Sequence[Mapping[str, Any]], contiguous: Mapping[int, int], things: frozenset[int], where: str
+) -> list[Record]:
+    """The segments of one image, one per id; see `SHARED_IDS`."""
+    by_id: dict[int, Record] = {}
+    for info in infos:
+        segment = _segment(info, contiguous, things, where)
+        by_id[segment["id"]] = {**segment, "shared": True} if segment["id"] in by_id else segment
+    return list(by_id.values())
+
+
 def _segment(segment: Mapping[str, Any], contiguous: Mapping[int, int], things: frozenset[int], where: str) -> Record:
-    category = segment["category_id"]
+    category, identifier = segment["category_id"], segment["id"]
+    if isinstance(identifier, bool) or not isinstance(identifier, int) or not 1 <= identifier <= MAX_SEGMENT_ID:
+        meaning = " (0 stands for pixels of no segment)" if identifier == 0 else ""
+        raise UserError(
+            f"{where}: a segment has id {identifier!r}; ids are whole numbers from 1 to {MAX_SEGMENT_ID}{meaning}: "
+            "number the segments anew, in the JSON and in the PNG"
+        )
     if category not in contiguous:
         raise UserError(
             f"{where}: segment {segment['id']!r} has category {category!r}, which is not in the vocabulary of "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from maft.data import augment
 from maft.data.augment import Sample
-from maft.data.mapper import InferenceMapper
+from maft.data.mapper import InferenceMapper, exif_note
 from maft.errors import UserError
 from maft.files import read_label_map, read_panoptic
 
@@ -165,6 +165,7 @@ class TrainingMapper:
             raise UserError(
                 f"{record['file_name']}: has {image.shape[0]} x {image.shape[1]} pixels, its annotation "
                 f"{labels.shape[0]} x {labels.shape[1]}; picture and annotation do not belong together"
+                + exif_note(record["file_name"])
             )
         sample = self.augmentation(Sample(image, labels, void), rng, class_of)
         values, classes = _present(sample, None if self.masks == "classes" else record["segments_info"])
@@ -249,7 +250,8 @@ def _present(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The values of the masks that have a pixel left, and their classes.
 
-    The published code keeps segments that a crop has lost, as empty masks; there is nothing to learn from them.
+    The published code keeps segments that a crop has lost, as empty masks; there is nothing to learn from them. Nor is
+    there from an id that two classes share (`maft.data.records.SHARED_IDS`).
     """
     if segments is None:
         found = np.flatnonzero(np.bincount(sample.labels.ravel()))
@@ -259,7 +261,7 @@ def _present(
     kept = [
         (segment["id"], segment["category_id"])
         for segment in segments
-        if segment["id"] in there and not segment.get("iscrowd", 0)
+        if segment["id"] in there and not segment.get("iscrowd", 0) and not segment.get("shared")
     ]
     pairs = np.array(kept, dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0].astype(np.int32), pairs[:, 1]

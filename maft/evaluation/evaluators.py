@@ -18,6 +18,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
+from maft.data.mapper import exif_note
 from maft.errors import UserError
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
 from maft.evaluation.panoptic import CategoryCounts, GroundTruthError, Overlap, add_counts, panoptic_scores
@@ -322,5 +323,5 @@ def _check_size(image: str, prediction: NDArray[Any], truth_file: str, truth: ND
         (height, width), (true_height, true_width) = prediction.shape, truth.shape
         raise UserError(
             f"{truth_file}: is {true_width}x{true_height} pixels, its image {image} is {width}x{height}; "
-            "prepare the data set again"
+            f"prepare the data set again{exif_note(image)}"
         )

@@ -280,6 +280,12 @@ def test_panoptic_records(root: Path, folder: str) -> None:
             ),
             "image 'a': segment 1 has category 150, which is not in the vocabulary of 150 classes",
         ),
+        (
+            panoptic_document(
+                annotations=[{"image_id": "a", "file_name": "a.png", "segments_info": [{"id": 0, "category_id": 1}]}]
+            ),
+            r"ade20k_panoptic_val\.json: image 'a': a segment has id 0; .*0 stands for pixels of no segment",
+        ),
         (panoptic_document(annotations=[]), "none of its 0 annotations"),
     ],
 )
@@ -287,6 +293,18 @@ def test_bad_panoptic_files(root: Path, document: Any, words: str) -> None:
     panoptic_tree(root / "ade" / "ADEChallengeData2016", "ade20k_panoptic_val", document)
     with pytest.raises(UserError, match=words):
         DatasetCatalog.get("openvocab_ade20k_panoptic_val")
+
+
+def test_an_id_of_two_classes_is_read_as_panopticapi_reads_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The usual preparation of ADE20K gives road (6) and skyscraper (48) one id, since they share a colour."""
+    infos = [{"id": 7, "category_id": 6}, {"id": 9, "category_id": 0}, {"id": 7, "category_id": 48}]
+    document = panoptic_document(annotations=[{"image_id": "a", "file_name": "a.png", "segments_info": infos}])
+    panoptic_tree(root / "ade" / "ADEChallengeData2016", "ade20k_panoptic_val", document)
+    with caplog.at_level(logging.WARNING):
+        (record,) = DatasetCatalog.get("openvocab_ade20k_panoptic_val")
+    found = [(info["id"], info["category_id"], info.get("shared", False)) for info in record["segments_info"]]
+    assert found == [(7, 48, True), (9, 0, False)]
+    assert "lists 1 segment ids for two classes; as in panopticapi the entry that is listed last" in caplog.text
 
 
 def test_missing_panoptic_parts(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,15 +103,20 @@ def test_exif_rotation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     image.save(tmp_path / "turned.png", exif=exif)
-    result = InferenceMapper(short_edge=0)({"file_name": str(tmp_path / "turned.png")})
-    assert (result["height"], result["width"]) == (40, 24)
+    record = {"file_name": str(tmp_path / "turned.png")}
+    photograph = InferenceMapper(short_edge=0, obey_exif=True)(record)
     upright = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
-    assert np.array_equal(result["image"].numpy(), upright.transpose(2, 0, 1))
+    assert (photograph["height"], photograph["width"]) == (40, 24)
+    assert np.array_equal(photograph["image"].numpy(), upright.transpose(2, 0, 1))
+    of_a_data_set = InferenceMapper(short_edge=0)(record)
+    assert np.array_equal(of_a_data_set["image"].numpy(), np.asarray(image).transpose(2, 0, 1))
+    with pytest.raises(UserError, match="annotations say 40.*EXIF orientation is 6"):
+        InferenceMapper()({**record, "height": 40, "width": 24})
 
 
 def test_unreadable_images(tmp_path: Path) -> None:
     mapper = InferenceMapper()
-    with pytest.raises(UserError, match=r"gone\.jpg: no such image"):
+    with pytest.raises(UserError, match=r"gone\.jpg: no such file"):
         mapper({"file_name": str(tmp_path / "gone.jpg")})
     for suffix in ("jpg", "png"):
         noise(tmp_path / f"whole.{suffix}", 64, 64)
@@ -122,7 +127,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
             with pytest.raises(UserError, match=f"cut.{suffix}: not (readable as|an image but an empty)"):
                 mapper({"file_name": str(path)})
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"text\.jpg: not readable as an image"):
+    with pytest.raises(UserError, match=r"text\.jpg: no image that can be read"):
         mapper({"file_name": str(tmp_path / "text.jpg")})
 
 

@@ -227,12 +227,16 @@ def test_each_fault_of_a_semantic_data_set_is_found(
     assert says in shown(report)
 
 
-def test_an_image_turned_by_exif_has_the_size_that_is_evaluated(tmp_path: Path) -> None:
+def test_exif_orientation_is_reported_and_labels_lie_on_the_stored_pixels(tmp_path: Path) -> None:
     base = ade150(tmp_path)
     exif = Image.Exif()
-    exif[274] = 6
-    picture(base / "images/validation/ADE_val_00000001.jpg", (SIZE[1], SIZE[0]), exif=exif)
-    assert only(tmp_path, "ade150").state == "ok"
+    for number, exif[274] in ((0, 3), (1, 6)):
+        picture(base / f"images/validation/ADE_val_0000000{number}.jpg", SIZE, exif=exif)
+    report = only(tmp_path, "ade150")
+    assert report.state == "ok" and "2 images have an EXIF orientation (3: 1, 6: 1)" in report.notes[0]
+    picture(base / "images/validation/ADE_val_00000001.jpg", SIZE[::-1], exif=exif)
+    report = only(tmp_path, "ade150")
+    assert kinds(report) == {"size": 1} and "EXIF orientation 6" in shown(report)
 
 
 def test_labels_that_are_all_ignored_are_a_fault(tmp_path: Path) -> None:
@@ -268,6 +272,7 @@ def _segment(document: Any) -> dict[str, Any]:
         (lambda d: _segment(d).update(id=8), "segment"),
         (lambda d: _segment(d).update(area=39), "segment"),  # more pixels than listed
         (lambda d: _segment(d).update(id=70000), "segment"),
+        (lambda d: _segment(d).update(id=0), "segment"),
         (lambda d: _segment(d).update(category_id=9999), "unknown id"),
         (lambda d: _segment(d).pop("id"), "malformed"),
         (lambda d: d["images"][1].update(width=13), "size"),

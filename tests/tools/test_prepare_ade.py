@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maft.errors import UserError
+from maft.files import read_panoptic
 from reason.vocabulary import load_vocabulary
 from tools.prepare_datasets.__main__ import prepare
-from tools.prepare_datasets.ade_full import class_indices, smaller_size
-from tools.prepare_datasets.ade_things import thing_classes
+from tools.prepare_datasets.ade_full import class_indices, smaller_size, upright_by_exif
+from tools.prepare_datasets.ade_things import class_colors, thing_classes
 
 WALL, BED, PERSON, SKY = 1, 8, 13, 3
 """As the challenge's label maps count: from 1. Bed is the first thing class, person the fourth."""
@@ -108,10 +109,10 @@ def test_panoptic_segments(made: Path) -> None:
     assert annotation["file_name"] == "ADE_val_00000001.png"
     segments = annotation["segments_info"]
     # Stuff by class: wall, sky; the flag, class 149, is a thing without instance, as is the upper part of the person.
-    # Then the instances by number: 2, 7, 9. The wall's area counts the pixel that the person's foot covers.
+    # Then the instances by number: 2, 7, 9. The wall's area lacks the pixel that the person's foot covers.
     found = [(of["category_id"], of["area"], of["bbox"]) for of in segments]
     assert found == [
-        (0, 7, [0, 0, 5, 4]),
+        (0, 6, [0, 0, 5, 4]),
         (2, 4, [4, 0, 2, 2]),
         (12, 3, [3, 2, 2, 2]),
         (7, 2, [1, 1, 1, 2]),
@@ -133,6 +134,48 @@ def test_panoptic_segments(made: Path) -> None:
     assert np.abs(picture[1, 2] - picture[1, 1]).max() <= 30
     things = {of["id"] for of in document["categories"] if of["isthing"]}
     assert len(document["categories"]) == 150 and len(things) == 100 and {7, 12, 149} <= things
+
+
+def test_classes_of_one_colour_get_ids_of_their_own(tmp_path: Path) -> None:
+    """Road (7) and skyscraper (49) are both (140, 140, 140) in the vocabulary."""
+    release = tmp_path / "release"
+    labels = np.array([[7, 7, 49], [7, 49, 49]], dtype=np.uint8)
+    for folder, data, suffix in (
+        ("images", np.full((2, 3, 3), 90, np.uint8), "jpg"),
+        ("annotations", labels, "png"),
+        ("annotations_instance", np.zeros((2, 3, 3), np.uint8), "png"),
+    ):
+        path = release / folder / "validation" / f"ADE_val_00000001.{suffix}"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encoded(data, "JPEG" if suffix == "jpg" else "PNG"))
+    prepare(["ade150_panoptic"], [release], tmp_path / "root", ("val",), 1)
+    base = tmp_path / "root/ade/ADEChallengeData2016"
+    (annotation,) = json.loads((base / "ade20k_panoptic_val.json").read_text())["annotations"]
+    road, skyscraper = annotation["segments_info"]
+    assert (road["category_id"], road["area"], skyscraper["category_id"], skyscraper["area"]) == (6, 3, 48, 3)
+    ids = read_panoptic(base / "ade20k_panoptic_val" / "ADE_val_00000001.png")
+    assert ids.tolist() == [[road["id"]] * 2 + [skyscraper["id"]], [road["id"]] + [skyscraper["id"]] * 2]
+    assert road["id"] != skyscraper["id"] and len(set(class_colors())) == 150
+    # A folder that an earlier version prepared is not mixed with.
+    record = base / "ade150_panoptic.provenance.json"
+    record.write_text(record.read_text().replace("version 2", "version 1"))
+    with pytest.raises(UserError, match="prepared by version 1"):
+        prepare(["ade150_panoptic"], [release], tmp_path / "root", ("val",), 1)
+
+
+def test_an_exif_orientation_is_set_to_upright_and_nothing_else_changes() -> None:
+    for endian in ("<", ">"):
+        exif = Image.Exif()
+        exif.endian = endian
+        exif[274], exif[271] = 6, "maker"
+        buffer = io.BytesIO()
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(buffer, "JPEG", exif=exif)
+        before, after = buffer.getvalue(), upright_by_exif(buffer.getvalue())
+        found = Image.open(io.BytesIO(after)).getexif()
+        assert (found[274], found[271]) == (1, "maker")
+        assert sum(one != two for one, two in zip(before, after, strict=True)) == 1
+    plain = encoded(np.zeros((4, 4, 3), np.uint8), "JPEG")
+    assert upright_by_exif(plain) == plain and upright_by_exif(before[:40]) == before[:40]
 
 
 def test_instances(made: Path) -> None:

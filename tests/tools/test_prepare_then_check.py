@@ -95,4 +95,4 @@ def test_what_was_prepared_passes_the_check(
         assert report.pairs == report.looked_into == 1 and report.per_class
     if "ade150_panoptic" in names:
         panoptic = next(report for report in reports if report.dataset == "openvocab_ade20k_panoptic_val")
-        assert panoptic.per_class["bed"] == 2 and panoptic.notes
+        assert panoptic.per_class["bed"] == 2 and not panoptic.notes

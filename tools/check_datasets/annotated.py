@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from maft.data.locate import IMAGE_EXTENSIONS, DatasetPaths, stems
+from maft.data.records import SHARED_IDS
 from maft.data.specs import DatasetSpec
 from reason.vocabulary import Vocabulary, VocabularyClass
 from tools.check_datasets.files import Segments, Tally, check_images, check_panoptic
@@ -84,6 +85,8 @@ def check_panoptic_set(
     take_over(report, tally, vocabulary)
     if tally.covered:
         report.notes.append(f"{tally.covered} segments have fewer pixels than listed: others were laid over them")
+    if tally.shared:
+        report.notes.append(f"{tally.shared} segment ids are listed for two classes; {SHARED_IDS}")
     if paths.semantic is not None and not paths.semantic.is_dir():
         report.notes.append(f"no label maps in {paths.semantic}: panoptic quality can be evaluated, mIoU cannot")
     compare_counts(report, options)

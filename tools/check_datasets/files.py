@@ -5,8 +5,6 @@ Imports neither torch nor detectron2, so that a worker starts at once and stays 
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maft.files import MAX_SEGMENT_ID, UNREADABLE, decode_panoptic
+from reason.imagefile import ImageFileError, opened, orientation
+
 EXAMPLES = 5
 """How many examples of one problem are kept; the rest is only counted."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_ORIENTATION = 274
-_SIXTEEN_BITS = 65536
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Tally:
         unknown: pixels by value outside the vocabulary.
         full_bytes: 8-bit label maps that hold 255.
         covered: panoptic segments that have fewer pixels than the annotation file lists.
+        shared: panoptic segment ids that are listed for two classes.
+        turned: images by EXIF orientation, where that is not upright.
         counts: problems by kind.
         examples: a few of each kind, one line each.
     """
@@ -50,6 +52,8 @@ class Tally:
     unknown: Counter[int] = field(default_factory=Counter)
     full_bytes: int = 0
     covered: int = 0
+    shared: int = 0
+    turned: Counter[int] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -66,6 +70,7 @@ class Tally:
         self.ignored += other.ignored
         self.full_bytes += other.full_bytes
         self.covered += other.covered
+        self.shared += other.shared
         for mine, theirs in (
             (self.types, other.types),
             (self.counts, other.counts),
@@ -73,6 +78,7 @@ class Tally:
             mine.update(theirs)
         self.per_class.update(other.per_class)
         self.unknown.update(other.unknown)
+        self.turned.update(other.turned)
         lows = [value for value in (self.lowest, other.lowest) if value is not None]
         highs = [value for value in (self.highest, other.highest) if value is not None]
         self.lowest, self.highest = min(lows, default=None), max(highs, default=None)
@@ -99,20 +105,20 @@ class Segments:
     segments: tuple[tuple[int, int, int | None], ...]
 
 
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height in pixels as the network sees the image, after its EXIF rotation.
+def image_size(path: str) -> tuple[tuple[int, int], int]:
+    """Width and height of the stored pixels, which labels lie on, and the EXIF orientation (1: upright).
 
     The whole file is decoded, JPEG at an eighth of its size, so that one that is cut off is found out.
 
     Raises:
-        OSError, ValueError and what else PIL raises: not readable.
+        ImageFileError: not readable.
     """
-    with Image.open(path) as image:
+    with opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = orientation(image)
         image.draft("L", (max(1, width // 8), max(1, height // 8)))
         image.load()
-    return (height, width) if turned else (width, height)
+    return (width, height), turned
 
 
 def check_semantic(pairs: Sequence[tuple[str, str]], rules: SemanticRules) -> Tally:
@@ -158,12 +164,16 @@ def check_panoptic(annotations: Sequence[Segments], overlaid: bool) -> Tally:
 
 def _check_image(path: str, size: tuple[int, int] | None, other: str, tally: Tally) -> None:
     try:
-        found = image_size(path)
-    except _UNREADABLE as error:
-        tally.problem("unreadable image", f"{path}: {error}")
+        found, turned = image_size(path)
+    except ImageFileError as error:
+        tally.problem("unreadable image", str(error))
         return
+    if turned != 1:
+        tally.turned[turned] += 1
     if size is not None and found != size:
-        tally.problem("size", f"{path}: {_by(found)}, but {other} has {_by(size)}")
+        why = f" (EXIF orientation {turned}: labels must lie on the stored pixels, not on the turned image)"
+        told = turned in _TURNED and found == size[::-1]
+        tally.problem("size", f"{path}: {_by(found)}, but {other} has {_by(size)}{why if told else ''}")
 
 
 def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, int] | None:
@@ -171,7 +181,7 @@ def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, in
     try:
         with Image.open(path) as image:
             labels, mode = np.asarray(image), image.mode
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         tally.problem("unreadable label", f"{path}: {error}")
         return None
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
@@ -217,7 +227,7 @@ def _check_segments(annotation: Segments, overlaid: bool, tally: Tally) -> tuple
     try:
         with Image.open(annotation.png) as image:
             pixels, mode = np.asarray(image), image.mode
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         tally.problem("unreadable label", f"{annotation.png}: {error}")
         return None
     if mode not in ("RGB", "RGBA"):
@@ -225,10 +235,7 @@ def _check_segments(annotation: Segments, overlaid: bool, tally: Tally) -> tuple
         tally.problem("no panoptic PNG", f"{annotation.png}: mode {mode}; segment ids are coded in RGB")
         return None
     tally.types["RGB"] += 1
-    channels = pixels.astype(np.int64)
-    found, counts = np.unique(
-        channels[..., 0] + 256 * channels[..., 1] + _SIXTEEN_BITS * channels[..., 2], return_counts=True
-    )
+    found, counts = np.unique(decode_panoptic(pixels), return_counts=True)
     areas = dict(zip(found.tolist(), counts.tolist(), strict=True))
     tally.ignored += areas.pop(0, 0)
     tally.per_class.update(index for _, index, _ in annotation.segments if index >= 0)
@@ -240,13 +247,18 @@ def _check_segments(annotation: Segments, overlaid: bool, tally: Tally) -> tuple
 def _segment_fault(annotation: Segments, areas: dict[int, int], overlaid: bool, tally: Tally) -> str:
     """The first thing that is wrong with the segments of a PNG, whose pixels by id are given; "" if nothing is."""
     listed = {segment: area for segment, _, area in annotation.segments}
-    if len(listed) < len(annotation.segments):
+    if wrong := [segment for segment in listed if not 1 <= segment <= MAX_SEGMENT_ID]:
+        meaning = ", and 0 stands for pixels of no segment" if wrong[0] == 0 else ""
+        return f"the annotation file lists segment id {wrong[0]}; ids are 1 to {MAX_SEGMENT_ID}{meaning}"
+    if (twice := len(annotation.segments) - len(listed)) and not overlaid:
         return "the annotation file lists a segment twice"
+    entries = Counter(segment for segment, _, _ in annotation.segments)
+    tally.shared += twice
     if stray := sorted(areas.keys() - listed.keys()):
         return f"segment {stray[0]} is not in the annotation file"
     for segment, area in listed.items():
         pixels = areas.get(segment, 0)
-        if pixels == area or (area is None and pixels):
+        if pixels == area or (area is None and pixels) or entries[segment] > 1:
             continue
         if overlaid and (area is None or pixels < area):
             tally.covered += 1

@@ -93,6 +93,12 @@ def take_over(report: Report, tally: Tally, vocabulary: Vocabulary) -> None:
     report.per_class = {names[index]: tally.per_class[index] for index in sorted(tally.per_class)}
     for kind, count in tally.counts.items():
         report.problem(kind, *tally.examples[kind], count=count)
+    if tally.turned:
+        kinds = ", ".join(f"{orientation}: {count}" for orientation, count in sorted(tally.turned.items()))
+        report.notes.append(
+            f"{tally.turned.total()} images have an EXIF orientation ({kinds}); it is ignored, as by the makers of the "
+            "data sets: labels lie on the stored pixels"
+        )
     if report.looked_into < report.pairs:
         report.notes.append(f"looked into {report.looked_into} of {report.pairs} pairs")
 

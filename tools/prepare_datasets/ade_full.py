@@ -3,13 +3,15 @@
 A pixel of a `_seg.png` has class R // 10 * 256 + G, which is the `dataset_id` of `datasets/vocabularies/ade847.json`;
 0, and every class that is not in the vocabulary, is ignored. As the published figures were measured, a picture whose
 shorter side exceeds 512 pixels is made smaller so that it has 512 (bilinear, labels nearest), and is saved as JPEG
-again; the others stay as they are. The release's index is a Python pickle, which is not needed and never opened.
+again; the others stay as they are, but for an EXIF orientation, which is set to upright in both: the label maps lie on
+the stored pixels. The release's index is a Python pickle, which is not needed and never opened.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,7 @@ SHORT_SIDE = 512
 JPEG_QUALITY = 75
 """What Pillow takes if it is not told: the published figures were measured on such files."""
 
+_ORIENTATION = 0x0112
 _PREPARED = r"/images(_detectron2)?/(training|validation)/|/ADEChallengeData2016/"
 _RELEASE = re.compile(r"(^|/)images/ADE/")
 _SOURCE = "images with label maps (ADE_*.jpg and ADE_*_seg.png of the full release ADE20K_2021_17_01)"
@@ -78,7 +81,7 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
     """The 16-bit TIFF of class indices and the JPEG of an image.
 
     Returns:
-        label map (65535 where ignored) and image; the image's own bytes where it is not made smaller.
+        label map (65535 where ignored) and image; the image's own bytes where it is not made smaller, upright by EXIF.
 
     Raises:
         UserError: unreadable, or of different sizes.
@@ -92,7 +95,7 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
         raise UserError(f"{label}: {sizes}")
     size = smaller_size(picture.height, picture.width)
     if size is None:
-        return encode_tiff16(class_indices(classes)), image.read()
+        return encode_tiff16(class_indices(classes)), upright_by_exif(image.read())
     height, width = size
     # Nearest takes pixels as they are, so the few that remain are looked up, not all.
     classes = np.asarray(cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
@@ -100,6 +103,24 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
     buffer = io.BytesIO()
     Image.fromarray(smaller).save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return encode_tiff16(class_indices(classes)), buffer.getvalue()
+
+
+def upright_by_exif(jpeg: bytes) -> bytes:
+    """A JPEG file whose EXIF orientation, where it has one, says upright; nothing else changes."""
+    start = jpeg.find(b"Exif\0\0") + 6
+    order = {b"II": "<", b"MM": ">"}.get(jpeg[start : start + 2])
+    if start < 6 or order is None:
+        return jpeg
+    changed = bytearray(jpeg)
+    try:
+        directory = start + struct.unpack_from(f"{order}I", jpeg, start + 4)[0]
+        for place in range(struct.unpack_from(f"{order}H", jpeg, directory)[0]):
+            entry = directory + 2 + 12 * place
+            if struct.unpack_from(f"{order}H", jpeg, entry)[0] == _ORIENTATION:
+                struct.pack_into(f"{order}H", changed, entry + 8, 1)
+    except struct.error:  # a damaged block, which no reader takes an orientation from
+        return jpeg
+    return bytes(changed)
 
 
 def smaller_size(height: int, width: int) -> tuple[int, int] | None:

@@ -1,9 +1,11 @@
 """ADE20K panoptic and instance annotations, from the semantic label maps and the instance maps of the release.
 
 An instance map is an RGB picture: R is the thing class (1 to 100, the things of the 150 classes in their order), G the
-instance within the image; both are 0 where there is none. As the published panoptic figures were measured, stuff is
-taken from the semantic label maps and instances are laid over it, and a segment's area and box are those before
-anything is laid over it. Thing pixels that belong to no instance stay void.
+instance within the image; both are 0 where there is none. Stuff is taken from the semantic
+label maps and instances are laid over it, as in the files behind published panoptic figures. Thing pixels that belong
+to no instance stay void. In two points these files are right where those are not (datasets/README.md): road and
+skyscraper share a colour, but no two segments of an image share an id; and areas and boxes are those of the pixels that
+a segment has in the end. A segment that is covered altogether is not listed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pycocotools.mask
 from numpy.typing import NDArray
 
 from maft.errors import UserError
-from maft.files import encode_png, replacing
+from maft.files import encode_panoptic, encode_png, replacing
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.prepare_datasets.ade import (
     BASE,
@@ -55,6 +57,18 @@ def thing_classes() -> tuple[int, ...]:
     return tuple(sorted(_classes().thing_indices))
 
 
+@cache
+def class_colors() -> tuple[Color, ...]:
+    """A colour per class, no two alike: those of the vocabulary, but the second of two that share one gets another."""
+    taken: set[Color] = {(0, 0, 0), *_classes().palette}
+    seen: set[Color] = set()
+    colors = []
+    for color in _classes().palette:
+        colors.append(_free_color(color, taken) if color in seen else color)
+        seen.add(color)
+    return tuple(colors)
+
+
 def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     """See `registry.PlanFunction`. Semantic label maps are made too: the data set is evaluated with them as well."""
     challenge, instances = _find(pool, root, splits)
@@ -68,7 +82,7 @@ def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     things = _classes().thing_indices
     categories = [
         {"id": entry.index, "name": entry.name, "isthing": int(entry.index in things), "color": list(color)}
-        for entry, color in zip(_classes().classes, _classes().palette, strict=True)
+        for entry, color in zip(_classes().classes, class_colors(), strict=True)
     ]
     return _plan("panoptic", challenge, items, categories)
 
@@ -117,7 +131,7 @@ def _plan(kind: str, challenge: Challenge, items: list[Item], categories: list[d
     choices = {f"images of {split}": str(len(of)) for split, of in stems.items() if of}
     finish = partial(_join, kind=kind, stems={split: of for split, of in stems.items() if of}, categories=categories)
     name = {"panoptic": "ade150_panoptic", "instance": "ade150_instances"}[kind]
-    return Plan(name, BASE, items, choices, challenge.notes, finish)
+    return Plan(name, BASE, items, choices, challenge.notes, finish, version=2 if kind == "panoptic" else 1)
 
 
 def make_panoptic(
@@ -140,21 +154,22 @@ def make_panoptic(
     _check_size(labels.shape, size, semantic)
     if labels.max(initial=0) > CLASSES:
         raise UserError(f"{semantic}: holds class {labels.max()}, there are {CLASSES}; give the maps of the release")
-    picture = np.zeros((*size, 3), dtype=np.uint8)
-    things, palette = _classes().thing_indices, _classes().palette
-    taken: set[Color] = {(0, 0, 0), *(color for index, color in enumerate(palette) if index not in things)}
-    segments = []
+    things, colors = _classes().thing_indices, class_colors()
+    taken: set[Color] = {(0, 0, 0), *(color for index, color in enumerate(colors) if index not in things)}
+    ids, class_of = np.zeros(size, dtype=np.int32), dict[int, int]()
     stuff = [int(value) - 1 for value in np.unique(labels) if value and int(value) - 1 not in things]
-    masks: list[tuple[int, NDArray[np.bool_], Color]] = [
-        (index, labels == index + 1, palette[index]) for index in stuff
+    masks = [(index, labels == index + 1, colors[index]) for index in stuff]
+    masks += [(index, mask, _free_color(colors[index], taken)) for index, mask in instance_masks(instances, size)]
+    for index, mask, (red, green, blue) in masks:
+        identifier = red + 256 * green + 65536 * blue
+        ids[mask], class_of[identifier] = identifier, index
+    there = [(identifier, ids == identifier) for identifier in class_of]
+    segments = [
+        {"id": identifier, "category_id": class_of[identifier], **_extent(mask), "iscrowd": 0}
+        for identifier, mask in there
+        if mask.any()
     ]
-    for index, mask in instance_masks(instances, size):
-        masks.append((index, mask, _free_color(palette[index], taken)))
-    for index, mask, color in masks:
-        picture[mask] = color
-        identifier = color[0] + 256 * color[1] + 65536 * color[2]
-        segments.append({"id": identifier, "category_id": index, **_extent(mask), "iscrowd": 0})
-    png = encode_png(picture)
+    png = encode_png(encode_panoptic(ids))
     if not with_part:
         return png
     annotation = {"image_id": stem, "file_name": f"{stem}.png", "segments_info": segments}

@@ -11,7 +11,7 @@ import numpy as np
 
 from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
-from maft.files import encode_png
+from maft.files import MAX_SEGMENT_ID, encode_png
 from reason.vocabulary import load_vocabulary
 from tools.prepare_datasets.archives import Member, Pool
 from tools.prepare_datasets.engine import Item, Plan, copies
@@ -129,6 +129,11 @@ def _read_panoptic(member: Member) -> tuple[dict[str, tuple[int, ...]], list[str
                     raise UserError(f"{member}: image {entry['image_id']}: category {strange[0]} is none of COCO's")
                 stem = PurePosixPath(entry["file_name"]).stem
                 segments[stem] = tuple(int(part["id"]) for part in entry["segments_info"])
+                if strange := [number for number in segments[stem] if not 1 <= number <= MAX_SEGMENT_ID]:
+                    raise UserError(
+                        f"{member}: image {entry['image_id']}: a segment has id {strange[0]}; ids are 1 to "
+                        f"{MAX_SEGMENT_ID}, 0 stands for pixels of no segment"
+                    )
                 shown.append(entry["image_id"])
         stems = [names[identifier] for identifier in shown]
     except (KeyError, TypeError, ValueError) as error:

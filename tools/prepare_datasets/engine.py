@@ -32,8 +32,6 @@ from maft.files import locked
 from reason.files import ASIDE_SUFFIX, write_bytes
 from tools.prepare_datasets.archives import Member
 
-VERSION = 1
-"""Of the prepared files; it goes up when the same sources give other files."""
 WORK_FOLDER = ".prepare"
 """Below the data-set root and below a data set's folder: what is needed while preparing, removed at the end."""
 
@@ -74,6 +72,7 @@ class Plan:
         choices: decisions that the result depends on, such as which of two sources was used. They stand in the
             provenance file, and a folder prepared under other choices is not mixed with.
         notes: what the user should know, a sentence each.
+        version: of the prepared files; it goes up when the same sources give other files.
         finish: called with the folder after every item is there, such as to join what the items left in `WORK_FOLDER`.
     """
 
@@ -83,6 +82,7 @@ class Plan:
     choices: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     finish: Callable[[Path], None] | None = None
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def _provenance(plan: Plan, choices: Mapping[str, str], sources: Sequence[Path],
     """What the files were made from. No dates and no places: the same sources give the same bytes."""
     document = {
         "dataset": plan.name,
-        "made_by": f"tools.prepare_datasets, version {VERSION}",
+        "made_by": f"tools.prepare_datasets, version {plan.version}",
         "sources": [
             {"name": path.name, **({"bytes": path.stat().st_size} if path.is_file() else {})} for path in sources
         ],
@@ -312,11 +312,17 @@ def _provenance(plan: Plan, choices: Mapping[str, str], sources: Sequence[Path],
 def _joined_choices(record: Path, plan: Plan) -> dict[str, str]:
     """The choices of this run and those of earlier ones, which may have been about other splits."""
     try:
-        before = dict(json.loads(record.read_bytes())["choices"])
+        document = json.loads(record.read_bytes())
+        before, version = dict(document["choices"]), int(str(document["made_by"]).rpartition(" ")[2])
     except FileNotFoundError:
-        before = {}
+        before, version = {}, plan.version
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: not readable ({one_line(error)}); delete it and run again") from error
+    if version != plan.version:
+        raise UserError(
+            f"{record}: prepared by version {version} of this command, which made other files than this one, version "
+            f"{plan.version}; the two are not mixed: delete what was prepared of this data set, this file too"
+        )
     for name, choice in plan.choices.items():
         if before.get(name, choice) != choice:
             raise UserError(

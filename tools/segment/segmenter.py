@@ -80,7 +80,7 @@ class Segmenter:
         load_for_evaluation(cfg, model)
         self.model, self.vocabulary, self.panoptic = model, vocabulary, panoptic
         self.weights: str = cfg.MODEL.WEIGHTS
-        self._mapper = InferenceMapper.from_config(cfg)
+        self._mapper = InferenceMapper.from_config(cfg, obey_exif=True)
         self._shrinking_announced = False
         _register(vocabulary)
 
@@ -148,7 +148,7 @@ class Segmenter:
     def _draw(self, result: Result) -> Image.Image:
         height, width = result.maps.classes.shape
         # Not the mapper that feeds the network: its channels are in the order of INPUT.FORMAT.
-        picture = Image.fromarray(InferenceMapper().read(result.image))
+        picture = Image.fromarray(InferenceMapper(obey_exif=True).read(result.image))
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         palette, found = self.vocabulary.palette, self.found(result)
         legend = [(f"{_drawable(name, index)} {percent(share)}", palette[index]) for index, name, share in found]
