@@ -162,7 +162,7 @@ def read_panoptic(path: str | Path) -> NDArray[np.int32]:
     Raises:
         UserError: the file is missing or cannot be read, or is not an 8-bit colour image.
     """
-    pixels, mode = _read(path, "panoptic label map")
+    pixels, mode = _read(path, "panoptic label file")
     if mode not in ("RGB", "RGBA"):
         raise UserError(
             f"{path}: a panoptic label map must be an RGB PNG with id = R + 256 G + 65536 B, "

@@ -116,7 +116,7 @@ def test_exif_rotation(tmp_path: Path) -> None:
 
 def test_unreadable_images(tmp_path: Path) -> None:
     mapper = InferenceMapper()
-    with pytest.raises(UserError, match=r"gone\.jpg: no such file"):
+    with pytest.raises(UserError, match=r"gone\.jpg: no such image"):
         mapper({"file_name": str(tmp_path / "gone.jpg")})
     for suffix in ("jpg", "png"):
         noise(tmp_path / f"whole.{suffix}", 64, 64)
