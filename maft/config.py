@@ -6,9 +6,16 @@ that those files load unchanged; on the command line, such a key gets a warning.
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from maft.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 KEYS: dict[str, tuple[Any, str]] = {
     # Reasons
@@ -77,6 +84,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     "TEST.BATCH_SIZE": (1, "images a batch and process; results do not depend on it"),
     "TEST.SAVE_PREDICTIONS": (False, "write every prediction under OUTPUT_DIR/inference/<data set>/"),
     # Data
+    "DATASETS.REGISTER": (
+        (),
+        "modules that make further data sets known: each is imported and its function register() called",
+    ),
     "INPUT.DATASET_MAPPER_NAME": (
         "mask_former_semantic",
         "what is learnt and evaluated: class maps (mask_former_semantic, coco_semantic_lsj) or panoptic segments "
@@ -178,3 +189,47 @@ def add_maft_config(cfg: CfgNode) -> None:
                 node[parent] = CfgNode()
             node = node[parent]
         node[leaf] = list(default) if isinstance(default, list) else default
+
+
+def build_config(config_file: str, options: list[str]) -> CfgNode:
+    """The frozen config of a run: defaults, then the yaml file, then KEY VALUE pairs.
+
+    Raises:
+        UserError: the file is missing or malformed, a key is unknown, or a value does not fit its key.
+    """
+    if not config_file:
+        raise UserError("--config-file: name one, such as configs/semantic/eval_base_reason.yaml")
+    if not Path(config_file).is_file():
+        raise UserError(f"--config-file {config_file}: no such file; those of this project lie under configs/")
+    if len(options) % 2:
+        raise UserError(f"KEY VALUE pairs: '{options[-1]}' has no value")
+    cfg = get_cfg()
+    add_maft_config(cfg)
+    try:
+        cfg.merge_from_file(config_file)
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{config_file}: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+    try:
+        cfg.merge_from_list(options)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"KEY VALUE pairs: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+    without_effect = [key for key in options[::2] if key in ACCEPTED]
+    if without_effect:
+        logger.warning("without effect, accepted for the reference's sake: %s", ", ".join(without_effect))
+    for key, choices in CHOICES.items():
+        value = _value(cfg, key)
+        if value not in choices:
+            raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
+    if cfg.SEED < 0:
+        cfg.SEED = 123
+    return cfg
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg

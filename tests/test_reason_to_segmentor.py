@@ -73,6 +73,7 @@ def reasons(photographs: Layout, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def evaluate(photographs: Layout, output: Path, *keys: object) -> dict:  # type: ignore[type-arg]
     words = ["--config-file", "tests/assets/tiny.yaml", "--eval-only", "MODEL.DEVICE", "cpu"]
+    words += ["DATASETS.REGISTER", "('tools.photos.datasets',)"]
     words += ["DATASETS.TEST", DATASETS, "OUTPUT_DIR", str(output), *map(str, keys)]
     run(sys.executable, "train_net.py", *words, variables={"OPENSEG_R_PHOTOS": str(photographs.root)})
     return json.loads((output / "inference" / "photos_sem_seg_val" / "results.json").read_text())

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from maft.config import ACCEPTED, CHOICES, KEYS
+from maft.config import ACCEPTED, CHOICES, KEYS, build_config
 from maft.meta_arch import MAFT_Plus, MAFT_Plus_Reason, build_network
-from train_net import build_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))

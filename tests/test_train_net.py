@@ -19,8 +19,10 @@ import skimage.data
 import torch
 from PIL import Image
 
-import train_net
+from maft.config import build_config
 from maft.errors import run_command
+from maft.launch import main, parse_arguments
+from maft.meta_arch.maft_plus import text_options
 from reason.vocabulary import load_vocabulary
 
 CONFIG = "tests/assets/tiny.yaml"
@@ -85,8 +87,8 @@ def run_here(world: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch,
     """The same without a new interpreter, whose start takes longer than most of these errors."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world / "datasets"))
     command = ["--config-file", CONFIG, "--eval-only", *arguments]
-    parsed = train_net.parse_arguments(command)
-    status = run_command(lambda: train_net.main(parsed))
+    parsed = parse_arguments(command)
+    status = run_command(lambda: main(parsed))
     for name in ("detectron2", "maft", "reason"):
         # They write to a stream that pytest closes after the test.
         logging.getLogger(name).handlers.clear()
@@ -196,6 +198,7 @@ def test_photographs_panoptic(repository: Path, world: Path, tmp_path: Path) -> 
         MODEL__TEST_CLASS_REASON_JSON=tmp_path / "photos" / "generic_reason.json",
         MODEL__REASON_DIR=tmp_path / "photos" / "image_reason",
         MODEL__REASON_DATA="photos",
+        DATASETS__REGISTER="('tools.photos.datasets',)",
         DATASETS__TEST="('photos_panoptic_val',)",
         MODEL__MASK_FORMER__TEST__PANOPTIC_ON=True,
         MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
@@ -353,7 +356,7 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], words: tuple[s
 @pytest.mark.usefixtures("in_repository")
 def test_keys_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None:
     """The reference's scripts set MODEL.CLASS_NAME_JSON, which the reference never reads."""
-    train_net.build_config(CONFIG, ["MODEL.CLASS_NAME_JSON", "datasets/pc59.json", "MODEL.NUM_DES", "2"])
+    build_config(CONFIG, ["MODEL.CLASS_NAME_JSON", "datasets/pc59.json", "MODEL.NUM_DES", "2"])
     assert "MODEL.CLASS_NAME_JSON" in caplog.text and "MODEL.NUM_DES" not in caplog.text
 
 
@@ -371,7 +374,7 @@ def test_reasons_of_two_folders_do_not_mix(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "image_reason", tmp_path / "image_reason")
     (tmp_path / "image_reason" / "model" / "voc20").mkdir(parents=True)
     folder = tmp_path / "image_reason" / "model"
-    cfg = train_net.build_config(CONFIG, keys(world, tmp_path, MODEL__REASON_DIR=folder))
-    assert train_net.text_options(cfg, reasons=True)["image_folders"] == [folder / "voc20"]
+    cfg = build_config(CONFIG, keys(world, tmp_path, MODEL__REASON_DIR=folder))
+    assert text_options(cfg, reasons=True)["image_folders"] == [folder / "voc20"]
     cfg.MODEL.REASON_DIR = str(tmp_path / "image_reason" / "another model")
-    assert train_net.text_options(cfg, reasons=True)["image_folders"] == [tmp_path / "image_reason" / "voc20"]
+    assert text_options(cfg, reasons=True)["image_folders"] == [tmp_path / "image_reason" / "voc20"]

@@ -13,13 +13,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 
+from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.weights import clip as clip_weights
 from maft.weights.clip import find_clip_weights, load_clip
 from maft.weights.seeding import seed_module
 from tools.parity.training import check_step
-from train_net import build_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, OTHER = "training_forward", "training_forward_other"

@@ -173,6 +173,8 @@ def plan(suite: Suite, benchmark: Benchmark, *, names_only: bool, overrides: Map
     config = suite.config_plain if names_only else suite.config
     output = Path(suite.output_plain if names_only else suite.output) / benchmark.name
     keys = {"DATASETS.TEST": f"('{benchmark.dataset}',)", "OUTPUT_DIR": str(output)}
+    if benchmark.name == PHOTOS:
+        keys["DATASETS.REGISTER"] = "('tools.photos.datasets',)"
     if not names_only:
         keys |= photos_keys() if benchmark.name == PHOTOS else reason_keys(benchmark.name)
     if benchmark.name == PHOTOS:

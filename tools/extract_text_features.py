@@ -24,6 +24,7 @@ import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from maft.config import build_config
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
 from maft.meta_arch.maft_plus import clip_architecture
@@ -36,7 +37,6 @@ from maft.text.templates import template_set
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 from tools.benchmarks import generic_file, reason_keys
-from train_net import build_config
 
 logger = logging.getLogger(__name__)
 

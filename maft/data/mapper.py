@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,16 @@ from detectron2.data import transforms as T
 
 from maft.errors import UserError
 from reason.imagefile import ImageFileError, opened, orientation, read_rgb
+
+Masks = Literal["classes", "segments"]
+
+MAPPERS: dict[str, tuple[Masks, bool]] = {
+    "mask_former_semantic": ("classes", False),
+    "mask_former_panoptic": ("segments", False),
+    "coco_semantic_lsj": ("classes", True),
+    "coco_panoptic_lsj": ("segments", True),
+}
+"""INPUT.DATASET_MAPPER_NAME -> what is learnt and evaluated, and whether training images get large-scale jitter."""
 
 
 def exif_note(path: str | Path) -> str:

@@ -19,20 +19,11 @@ from numpy.typing import NDArray
 
 from maft.data import augment
 from maft.data.augment import Sample
-from maft.data.mapper import InferenceMapper, exif_note
+from maft.data.mapper import MAPPERS, InferenceMapper, Masks, exif_note
 from maft.errors import UserError
 from maft.files import read_label_map, read_panoptic
 
 Record = Mapping[str, Any]
-Masks = Literal["classes", "segments"]
-
-MAPPERS: dict[str, tuple[Masks, bool]] = {
-    "mask_former_semantic": ("classes", False),
-    "mask_former_panoptic": ("segments", False),
-    "coco_semantic_lsj": ("classes", True),
-    "coco_panoptic_lsj": ("segments", True),
-}
-"""Name -> what the masks are, and whether the picture gets large-scale jitter."""
 
 NO_SEGMENT = 0
 """What panoptic PNG files hold where there is no segment."""

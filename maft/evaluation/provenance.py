@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from maft.errors import UserError
 
 ABSENT = "absent"
 """Stands for the hash of something that is not there, so that its arrival changes a fingerprint."""
 
-SOURCE_SUFFIXES = frozenset({".py", ".cpp", ".cc", ".cu", ".cuh", ".h"})
 IRRELEVANT_KEYS = frozenset({"OUTPUT_DIR", "VIS_PERIOD", "DATALOADER", "DATASETS", "SOLVER"})
 """Top-level config keys that do not change what the network says about an image."""
 
@@ -84,14 +84,12 @@ def hash_folder(folder: str | Path, pattern: str = "**/*.json") -> str:
     return hash_files((path for path in folder.glob(pattern) if path.is_file()), folder)
 
 
-def hash_sources(packages: Sequence[str] = ("maft", "reason")) -> str:
-    """One hash over the source files of the project's packages, compiled ones included."""
+def hash_state(model: nn.Module) -> str:
+    """The blake2b hash over names and values of a model's state, 32 hexadecimal digits."""
     digest = _digest()
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        for folder in sorted(spec.submodule_search_locations or ()) if spec else ():
-            sources = (path for path in Path(folder).rglob("*") if path.suffix in SOURCE_SUFFIXES and path.is_file())
-            digest.update(f"{package}\0{hash_files(sources, folder)}\n".encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

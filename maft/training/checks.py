@@ -6,8 +6,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from maft.data import dataset_status
+from maft.data.mapper import MAPPERS
 from maft.data.specs import BUILTIN
-from maft.data.train_mapper import MAPPERS, TrainingMapper
+from maft.data.train_mapper import TrainingMapper
 from maft.errors import UserError
 from maft.training.optimizer import OPTIMIZERS, GradientClipper
 from maft.training.schedule import Schedule

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 FILE = "metrics.json"
 
+_SEMANTIC = ("mIoU_reference", "mIoU_present")
+_PANOPTIC = ("PQ", "SQ", "RQ")
+
 
 class TrainingLog:
     """Collects losses where they were computed, and writes their means now and then.
@@ -152,3 +155,18 @@ def _for_people(line: Mapping[str, Any], steps: int) -> str:
         f"eta {eta}  iteration {line['iteration']}/{steps}  {'  '.join(losses)}  grad_norm {line['grad_norm']:.3g}  "
         f"time {line['time']:.3f} s  data_time {line['data_time']:.3f} s  lr {line['lr']:.3g}{memory}"
     )
+
+
+def flat_metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The main metrics of several data sets, by "<data set>/<metric>".
+
+    Args:
+        evaluations: data set to what `maft.evaluation.loop.evaluate` returned.
+    """
+    flat: dict[str, float] = {}
+    for dataset, evaluation in evaluations.items():
+        for task, metrics in evaluation["metrics"].items():
+            values = metrics if task == "sem_seg" else metrics["all"]
+            keys = _SEMANTIC if task == "sem_seg" else _PANOPTIC
+            flat |= {f"{dataset}/{key}": values[key] for key in keys}
+    return flat

@@ -105,20 +105,6 @@ def test_the_config_hash_leaves_out_what_changes_no_result():
     assert provenance.hash_config(config) == provenance.hash_config(same) != provenance.hash_config(other)
 
 
-def test_the_hash_of_sources_follows_the_sources(tmp_path, monkeypatch):
-    package = tmp_path / "some_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "op.cu").write_text("1")
-    monkeypatch.syspath_prepend(tmp_path)
-    first = provenance.hash_sources(["some_package"])
-    (package / "notes.txt").write_text("not a source")
-    assert provenance.hash_sources(["some_package"]) == first
-    (package / "op.cu").write_text("22")
-    assert provenance.hash_sources(["some_package"]) != first
-    assert len(provenance.hash_sources()) == 32
-
-
 def test_the_commit_is_that_of_the_checkout_and_says_when_files_were_changed(tmp_path):
     def git(*words):
         identity = ["-c", "user.name=Nobody", "-c", "user.email=nobody@example.org", "-c", "commit.gpgsign=false"]

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
 from tools.fetch_weights import transfer
 from tools.fetch_weights.__main__ import main
 from tools.fetch_weights.catalogue import CATALOGUE, Checkpoint, Clip
 from tools.fetch_weights.check import expected_entries, identify
-from train_net import build_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = "tests/assets/tiny.yaml"

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from detectron2.data import DatasetCatalog
 
+from maft.config import build_config
 from maft.data import InferenceMapper
 from maft.meta_arch import build_network
+from maft.run import evaluate_all, register_datasets
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.jsonfile import read_json
@@ -22,7 +24,6 @@ from tools.mini.observer import DEFAULT_LEVEL, LEVELS
 from tools.mini.report import SWEEP_FILE
 from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.world import GROUPS
-from train_net import build_config, evaluate_all, register_datasets
 
 PICTURES = {"train": 2, "val": 3, "closed": 2}
 

@@ -120,7 +120,7 @@ from detectron2.data import MetadataCatalog
 from maft.weights.checkpoint import load_model_weights
 from maft.meta_arch import build_network
 from maft.data import InferenceMapper
-from train_net import build_config
+from maft.config import build_config
 cfg = build_config("tests/assets/tiny.yaml", ["MODEL.META_ARCHITECTURE", "MAFT_Plus", "MODEL.DEVICE", "cpu"])
 model = build_network(cfg)
 load_model_weights(model, "seeded")

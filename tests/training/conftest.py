@@ -11,8 +11,8 @@ import skimage.data
 from detectron2.config import CfgNode
 from PIL import Image
 
+from maft.config import build_config
 from maft.data import register_all
-from train_net import build_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN, VALIDATION = "openvocab_pascal20_sem_seg_train", "openvocab_pascal20_sem_seg_val"

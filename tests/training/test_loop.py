@@ -19,8 +19,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-import train_net
 from maft.errors import UserError, run_command
+from maft.launch import main, parse_arguments
 from maft.training.loop import Run, train
 from maft.weights import saving as checkpoints
 from maft.weights.loading import load_for_evaluation
@@ -250,8 +250,8 @@ def here(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     monkeypatch.chdir(REPOSITORY)
 
     def run(output: Path, *pairs: object) -> tuple[int, str]:
-        parsed = train_net.parse_arguments([*command(output)[2:], *map(str, pairs)])
-        status = run_command(lambda: train_net.main(parsed))
+        parsed = parse_arguments([*command(output)[2:], *map(str, pairs)])
+        status = run_command(lambda: main(parsed))
         for name in ("detectron2", "fvcore", "maft", "reason"):
             logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
         errors = capfd.readouterr().err

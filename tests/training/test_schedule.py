@@ -7,11 +7,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
 from maft.training.optimizer import GradientClipper, build_optimizer, parameter_groups, set_rate
 from maft.training.schedule import Schedule
-from train_net import build_config
 
 
 def test_polynomial_of_the_published_runs() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
 from maft.modeling.backbone import build_clip
 from maft.weights.checkpoint import load_weights, misfit, without_teacher
 from tools.fetch_weights.catalogue import ROOT, Checkpoint, Weights
-from train_net import build_config
 
 
 @dataclass(frozen=True)

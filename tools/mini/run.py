@@ -1,4 +1,4 @@
-"""Evaluating the mini world: every method through the functions of train_net.py, in one process.
+"""Evaluating the mini world: every method through `maft.run`, in one process.
 
 One pass of the network serves both evaluators, of class maps and of segments; nothing else differs from
 `train_net.py --config-file configs/mini/eval_reason.yaml --eval-only`.
@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.config import CfgNode
 
-from maft.data import InferenceMapper
-from maft.evaluation.evaluators import CombinedEvaluator, PanopticEvaluator, SemanticEvaluator
-from maft.evaluation.loop import evaluate
-from maft.evaluation.provenance import collect, hash_file
-from maft.evaluation.results import results_folder, write_results
-from maft.meta_arch import build_network
-from maft.modeling.pixel_decoder.ops import active_backend
-from maft.weights.loading import load_for_evaluation
-from maft.weights.seeding import SEEDED
+from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator, SemanticEvaluator
+from maft.evaluation.results import results_folder
+from maft.run import evaluate_config
+from tools.mini import dataset
 from tools.mini.dataset import Layout, prepare
 from tools.mini.methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
@@ -36,7 +31,6 @@ from tools.mini.results import (
     weights_hash,
     write_json,
 )
-from train_net import build_config, check_inputs, choose_device, fingerprint, reason_places, register_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +66,8 @@ def evaluate_methods(
         print(f"\n== {method.title}{f' ({method.name})' if '@' in method.name else ''}", flush=True)
         keys = common | {
             "DATASETS.TEST": f"('{method.dataset}',)",
+            "DATASETS.REGISTER": f"('{dataset.__name__}',)",
+            "DATALOADER.NUM_WORKERS": "0",
             "OUTPUT_DIR": str(output / method.name),
             "MODEL.REASON.BANK_DIR": str(output / "text_bank"),
             "TEST.SAVE_PREDICTIONS": str(method.shown),
@@ -79,7 +75,8 @@ def evaluate_methods(
             **overrides,
         }
         logger.info("%s: %s", method.name, keys)
-        _evaluate(configs[method.reasons], keys, method.dataset, resume=resume)
+        pairs = [word for pair in keys.items() for word in pair]
+        evaluate_config(configs[method.reasons], pairs, resume=resume, evaluator=_both_tasks)
 
 
 def run(output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool) -> None:
@@ -143,39 +140,8 @@ def _log_to(path: Path) -> None:
     root.addHandler(screen)
 
 
-def _evaluate(config_file: str, keys: Mapping[str, str], dataset: str, *, resume: bool) -> None:
-    """What train_net.py does, but for an evaluator of both tasks."""
-    cfg = build_config(config_file, [word for pair in keys.items() for word in pair])
-    register_datasets(cfg)
-    choose_device(cfg, num_gpus=1)
-    check_inputs(cfg, training=False)
-    cfg.freeze()
-    model = build_network(cfg)
-    load_for_evaluation(cfg, model)
-    weights_file = None if cfg.MODEL.WEIGHTS == SEEDED else cfg.MODEL.WEIGHTS
-    parts = fingerprint(cfg, hash_file(weights_file) if weights_file else SEEDED)
-    records = DatasetCatalog.get(dataset)
-    folder = results_folder(cfg.OUTPUT_DIR, dataset)
+def _both_tasks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
+    """One pass of the network serves an evaluator of class maps and one of segments."""
+    folder = results_folder(cfg.OUTPUT_DIR, name)
     kinds = (SemanticEvaluator, PanopticEvaluator)
-    evaluation = evaluate(
-        model,
-        dataset,
-        records,
-        InferenceMapper.from_config(cfg),
-        CombinedEvaluator([kind(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds]),
-        output_dir=folder,
-        batch_size=cfg.TEST.BATCH_SIZE,
-        resume=resume,
-        fingerprint=parts,
-        usage=model.text.usage,
-    )
-    model.text.bank.flush()
-    assert evaluation is not None, "one process, which is the main one"
-    provenance = collect(
-        config_file=config_file,
-        weights_file=weights_file,
-        fingerprint=parts,
-        op_backend=active_backend(model.device.type),
-        extra={"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)},
-    )
-    write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
+    return CombinedEvaluator([kind(name, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds])

@@ -22,16 +22,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from maft.config import build_config
 from maft.errors import UserError, run_command
 from maft.files import write_bytes
+from maft.launch import main as launch
+from maft.launch import parse_arguments
 from maft.meta_arch import build_network
+from maft.run import register_datasets
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
 from tools.mini.dataset import prepare
 from tools.mini.run import run as evaluate
 from tools.mini.train_clip import Recipe, save_clip, train_clip
-from train_net import build_config, parse_arguments, register_datasets
-from train_net import main as train_net
 
 CONFIG_TRAIN, CONFIG_EVAL = "configs/mini/train.yaml", "configs/mini/eval.yaml"
 SHIPPED = Path(__file__).resolve().parent / "weights" / "mini.safetensors"
@@ -90,7 +92,8 @@ def train_all(options: argparse.Namespace, keys: Sequence[str]) -> None:
     training += ["MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS", str(clip)]
     status = 0
     if not (segmentor / FINAL).is_file():
-        status = train_net(parse_arguments(["--config-file", CONFIG_TRAIN, "--resume", *training, *keys]))
+        words = ["--config-file", CONFIG_TRAIN, "--resume", *training, *keys]
+        status = launch(parse_arguments(words))
     if status:
         raise UserError(f"{segmentor}: training ended with status {status}; its log says why")
     seconds["segmentor"] = time.perf_counter() - start

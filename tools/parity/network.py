@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maft import inference
+from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.modeling.classify import row_logits
@@ -26,7 +27,6 @@ from maft.text.classifier import Classifier
 from maft.text.prompts import Prompts, generic_prompts, image_prompts, plain_prompts
 from maft.weights.seeding import seed_module
 from reason.triplets import parse_generic, parse_image
-from train_net import build_config
 
 from .compare import PIXEL_BOUND, RESULT_BOUND, TENSOR_BOUND, Check, Report
 from .golden import Case, Inputs

@@ -12,6 +12,7 @@ import open_clip
 import torch
 
 from maft import inference
+from maft.config import build_config
 from maft.data import InferenceMapper
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
 from maft.meta_arch import build_network
@@ -20,7 +21,6 @@ from maft.modeling.layers import mask_pool, sine_positions
 from maft.modeling.pixel_decoder.ops import ms_deform_attn
 from maft.text.encoder import load_text_encoder
 from maft.weights.seeding import SEEDED
-from train_net import build_config
 
 from .compare import TENSOR_BOUND, Report
 from .golden import read_arrays, read_json

@@ -14,10 +14,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import nn
 
+from maft.config import build_config
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.modeling.losses import Matching, Targets, criterion, mask_aware_loss, representation_compensation
 from maft.weights.seeding import seed_module
-from train_net import build_config
 
 from .compare import TENSOR_BOUND, Report
 from .golden import read_arrays, read_inputs, read_json

@@ -24,10 +24,11 @@ from detectron2.config import CfgNode, get_cfg
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, USER_ERRORS, UserError, one_line, run_command
+from maft.run import check_weights, choose_device
 from reason.triplets import load_generic
 from reason.vocabulary import Vocabulary
-from train_net import build_config, check_weights, choose_device
 
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
 from .segmenter import Result, Segmenter, percent
@@ -86,7 +87,7 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
     """The config that the flags and KEY VALUE pairs ask for; the pairs have the last word.
 
     Raises:
-        UserError: a file or folder of reasons or the weights are missing, or see `train_net.build_config`.
+        UserError: a file or folder of reasons or the weights are missing, or see `maft.config.build_config`.
         TripletError: the generic reasons are malformed.
     """
     reasons = bool(arguments.generic or arguments.image_reasons)

@@ -66,7 +66,7 @@ class Segmenter:
     """The network with a vocabulary of the user's.
 
     Args:
-        cfg: of `train_net.build_config`.
+        cfg: of `maft.config.build_config`.
         vocabulary: the classes.
         panoptic: whether results are panoptic segments instead of a class map.
 

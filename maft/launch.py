@@ -1,0 +1,137 @@
+"""Evaluating or training in as many processes as asked for: what train_net.py calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import distributed
+
+from maft.config import build_config
+from maft.errors import USER_ERROR_STATUS, run_command
+from maft.meta_arch import build_network
+from maft.run import check_datasets, check_inputs, check_weights, choose_device, evaluate_all, register_datasets, show
+from maft.training.checks import check_training
+from maft.training.log import flat_metrics
+from maft.training.loop import train
+from maft.weights.loading import load_for_evaluation
+from maft.weights.saving import FINAL
+
+
+def parse_arguments(words: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
+    """The reference's flags, and `--debug`."""
+    parser = default_argument_parser(description)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
+    return parser.parse_args(words)
+
+
+def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """Everything that one process does."""
+    # Once more: processes that detectron2's launch spawns start without the parent's registrations.
+    register_datasets(cfg)
+    default_setup(cfg, arguments)
+    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
+    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
+    model = build_network(cfg, training=not arguments.eval_only)
+    if arguments.eval_only:
+        load_for_evaluation(cfg, model)
+        show(evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume))
+        return
+
+    def evaluate_now(iteration: int) -> dict[str, float]:
+        at, final = cfg.clone(), iteration == cfg.SOLVER.MAX_ITER
+        at.defrost()
+        if final:
+            at.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, FINAL))
+        else:
+            at.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "evaluations", f"{iteration:07d}"))
+        evaluations = evaluate_all(
+            at, model, arguments.config_file, resume=final, iteration=None if final else iteration
+        )
+        show(evaluations)
+        return flat_metrics(evaluations)
+
+    train(cfg, model, resume=arguments.resume, evaluate=evaluate_now if cfg.DATASETS.TEST else None)
+
+
+def run_spawned(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """`run`, in a process of detectron2's launch or torchrun: a user error ends it with one line and status 2."""
+    status = run_command(lambda: run(cfg, arguments), debug=arguments.debug)
+    if status:
+        # Not sys.exit: the clean-up of a process group waits for ranks that wait for this one.
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_under_torchrun(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """`run` as one of the processes that torchrun started."""
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if cfg.MODEL.DEVICE != "cpu":
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("gloo" if cfg.MODEL.DEVICE == "cpu" else "nccl")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+    run_spawned(cfg, arguments)
+    distributed.destroy_process_group()
+
+
+def check_training_inputs(cfg: CfgNode) -> None:
+    """Find out what a training lacks before the network is built.
+
+    Raises:
+        UserError: a data set is not known or not there, MODEL.WEIGHTS names no file, or see `check_training`.
+    """
+    check_datasets(cfg, "TRAIN", "TEST")
+    check_training(cfg)
+    if cfg.MODEL.WEIGHTS:
+        check_weights(cfg)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check what the user gave, then run it in as many processes as asked for.
+
+    Args:
+        arguments: of `parse_arguments`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: see `maft.config.build_config`, `maft.run` and `maft.training`.
+    """
+    cfg = build_config(arguments.config_file, arguments.opts)
+    register_datasets(cfg)
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    processes = choose_device(cfg, int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else arguments.num_gpus)
+    if arguments.eval_only:
+        check_inputs(cfg)
+    else:
+        check_training_inputs(cfg)
+    cfg.freeze()
+    if under_torchrun:
+        run_under_torchrun(cfg, arguments)
+    elif processes * arguments.num_machines > 1:
+        try:
+            launch(
+                run_spawned,
+                processes,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(cfg, arguments),
+            )
+        except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code != USER_ERROR_STATUS:
+                raise
+            return USER_ERROR_STATUS
+    else:
+        run(cfg, arguments)
+    return 0

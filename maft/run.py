@@ -1,0 +1,266 @@
+"""An evaluation, as the command lines run it: config, data sets, model, evaluators, fingerprint, results.
+
+`maft.launch` starts it, or a training, in as many processes as asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from maft.config import build_config
+from maft.data import InferenceMapper, dataset_names, register_all, register_modules
+from maft.data.mapper import MAPPERS
+from maft.errors import UserError
+from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
+from maft.evaluation.loop import evaluate
+from maft.evaluation.provenance import (
+    ABSENT,
+    collect,
+    hash_config,
+    hash_file,
+    hash_folder,
+    hash_state,
+    hash_text,
+)
+from maft.evaluation.results import results_folder, summary, write_results
+from maft.evaluation.sources import hash_sources
+from maft.meta_arch.maft_plus import MAFT_Plus, build_network, text_options
+from maft.modeling.pixel_decoder.ops import active_backend
+from maft.weights.loading import load_for_evaluation
+from maft.weights.seeding import SEEDED
+
+logger = logging.getLogger(__name__)
+
+BuildEvaluator = Callable[[CfgNode, str, Sequence[Mapping[str, Any]]], Evaluator]
+"""What makes the evaluator of a data set, from config, name and records."""
+
+
+def evaluate_config(
+    config_file: str, options: Sequence[str], *, resume: bool, evaluator: BuildEvaluator | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """Evaluate what a config names, from the file to the written results, in this process.
+
+    Args:
+        config_file: the yaml file.
+        options: KEY VALUE pairs.
+        resume: reuse results that are finished.
+        evaluator: see `evaluate_all`.
+
+    Returns:
+        Data set -> evaluation.
+
+    Raises:
+        UserError: see `build_config`, `check_inputs` and `maft.evaluation.loop.evaluate`.
+    """
+    cfg = build_config(config_file, list(options))
+    register_datasets(cfg)
+    choose_device(cfg, num_gpus=1)
+    check_inputs(cfg)
+    cfg.freeze()
+    model = build_network(cfg)
+    load_for_evaluation(cfg, model)
+    return evaluate_all(cfg, model, config_file, resume=resume, evaluator=evaluator)
+
+
+def choose_device(cfg: CfgNode, num_gpus: int) -> int:
+    """Fit MODEL.DEVICE and the number of processes to the machine, and say so where they change.
+
+    Returns:
+        How many processes to start.
+
+    Raises:
+        UserError: more GPUs are asked for than there are.
+    """
+    there = torch.cuda.device_count()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not there:
+        sys.stderr.write("no GPU here: running on the CPU, in one process (MODEL.DEVICE cpu, --num-gpus 1)\n")
+        cfg.MODEL.DEVICE = "cpu"
+        return 1
+    if cfg.MODEL.DEVICE == "cpu":
+        return 1
+    if num_gpus > there:
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {there}; pass --num-gpus {there}")
+    return num_gpus
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Make the data sets that the config may name known, in every process; no image of them is read yet.
+
+    Raises:
+        UserError: a module of DATASETS.REGISTER cannot be used.
+    """
+    register_all()
+    register_modules(cfg.DATASETS.REGISTER)
+
+
+def check_inputs(cfg: CfgNode) -> None:
+    """Find out what an evaluation lacks before the network is built, which takes a while.
+
+    Raises:
+        UserError: no data set is named, one is not registered, or the weight file is not there.
+    """
+    check_datasets(cfg, "TEST")
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST: empty; name a data set, such as openvocab_pascal_ctx59_sem_seg_val")
+    check_weights(cfg)
+
+
+def check_datasets(cfg: CfgNode, *keys: str) -> None:
+    """Find out whether the data sets of DATASETS.TRAIN or DATASETS.TEST are known.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key in keys:
+        for name in cfg.DATASETS[key]:
+            if name not in dataset_names():
+                raise UserError(
+                    f"DATASETS.{key}: '{name}' is not registered; known are {', '.join(dataset_names())}; "
+                    "DATASETS.REGISTER names modules that know others (datasets/README.md)"
+                )
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Find out whether the weight file is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if weights != SEEDED and not Path(weights).is_file():
+        raise UserError(
+            f"MODEL.WEIGHTS '{weights}': no such file; pretrained/README.md says where to get it "
+            "('seeded' runs without weights, with a meaningless result)"
+        )
+
+
+def fingerprint(cfg: CfgNode, weights: str) -> dict[str, str]:
+    """Part -> hash of everything that the result of one image depends on, `weights` being the one of the weights."""
+    text = text_options(cfg, reasons=True)
+    triplets = [text["generic_file"], *text["image_folders"]]
+    hashes = [hash_folder(path) if Path(path).is_dir() else _hash_if_there(path) for path in triplets]
+    return {
+        "config": hash_config(cfg),
+        "weights": weights,
+        "triplets": hash_text(" ".join(hashes)),
+        "code": hash_sources(),
+    }
+
+
+def _hash_if_there(path: str | Path) -> str:
+    return hash_file(path) if Path(path).is_file() else ABSENT
+
+
+def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
+    """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key).
+
+    A data set that has label maps only is evaluated on them in any case.
+    """
+    folder = results_folder(cfg.OUTPUT_DIR, dataset)
+    mapper = cfg.INPUT.DATASET_MAPPER_NAME
+    if MAPPERS[mapper][0] == "segments":
+        if not cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+            raise UserError(
+                f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates panoptic segments, but "
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
+            )
+        if "pan_seg_file_name" in records[0]:
+            return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+        logger.info("%s has no panoptic annotations: evaluating class maps", dataset)
+    if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
+        raise UserError(
+            f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates class maps, but "
+            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
+        )
+    return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+
+
+def evaluate_all(
+    cfg: CfgNode,
+    model: MAFT_Plus,
+    config_file: str,
+    *,
+    resume: bool,
+    iteration: int | None = None,
+    evaluator: BuildEvaluator | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    """Evaluate every data set of DATASETS.TEST and write its results.
+
+    Args:
+        cfg: the whole configuration.
+        model: the network; its weights are those of MODEL.WEIGHTS, unless it is in training.
+        config_file: for the record.
+        resume: reuse results that are finished.
+        iteration: steps of training after which this is; None for weights that were loaded.
+        evaluator: makes the evaluator of each data set; `build_evaluator` if None.
+
+    Returns:
+        Data set -> evaluation on the main process; empty on the others.
+    """
+    about = {"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)}
+    loaded = iteration is None and cfg.MODEL.WEIGHTS != SEEDED
+    weights = hash_file(cfg.MODEL.WEIGHTS) if loaded else SEEDED
+    if iteration is not None:
+        weights = hash_state(model)
+        about["training"] = {"iteration": iteration, "of": cfg.SOLVER.MAX_ITER}
+    parts = fingerprint(cfg, weights)
+    mapper = InferenceMapper.from_config(cfg)
+    evaluations: dict[str, Mapping[str, Any]] = {}
+    # More workers than cores only cost memory; the reference's yaml files ask for four.
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    for dataset in cfg.DATASETS.TEST:
+        records = DatasetCatalog.get(dataset)
+        evaluation = evaluate(
+            model,
+            dataset,
+            records,
+            mapper,
+            (evaluator or build_evaluator)(cfg, dataset, records),
+            output_dir=results_folder(cfg.OUTPUT_DIR, dataset),
+            batch_size=cfg.TEST.BATCH_SIZE,
+            num_workers=workers,
+            resume=resume,
+            fingerprint=parts,
+            usage=model.text.usage,
+        )
+        model.text.bank.flush()
+        if evaluation is None:
+            continue
+        evaluations[dataset] = evaluation
+        provenance = collect(
+            config_file=config_file,
+            weights_file=cfg.MODEL.WEIGHTS if loaded else None,
+            fingerprint=parts,
+            op_backend=active_backend(model.device.type),
+            extra=about,
+        )
+        write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
+    return evaluations
+
+
+def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:
+    """Where the reasons came from and how they were used, for the record."""
+    if not model.uses_reasons:
+        return {"mode": "class names only"}
+    text = text_options(cfg, reasons=True)
+    return {
+        "mode": text["mode"],
+        "attributes": text["num_des"],
+        "generic": str(text["generic_file"]),
+        "image-specific": [str(folder) for folder in text["image_folders"]],
+    }
+
+
+def show(evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log the results of all data sets side by side."""
+    if evaluations:
+        logger.info("finished\n%s", summary(evaluations))
