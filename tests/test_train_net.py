@@ -179,41 +179,55 @@ def test_modes_and_architectures(repository: Path, world: Path, tmp_path: Path, 
     assert mode == ("aligned" if architecture.endswith("Reason") else "class names only")
 
 
-def test_photographs_panoptic(repository: Path, world: Path, tmp_path: Path) -> None:
-    """The panoptic path on real photographs, with generic reasons for some: where the reference crashes."""
-    prepared = subprocess.run(
-        [sys.executable, "-m", "tools.photos", "prepare", "--root", str(tmp_path / "photos")],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=False,
+OWN_DATA = """
+from maft.data import register_custom
+
+def register():
+    register_custom(
+        "own_panoptic_val", "voc20", "{world}/images", "{world}/panoptic", panoptic_json="{world}/panoptic.json"
     )
-    assert prepared.returncode == 0, prepared.stderr
-    removed = sorted((tmp_path / "photos" / "image_reason" / "photos").glob("*.json"))[:3]
-    for path in removed:
-        path.unlink()
+"""
+
+
+def test_a_users_own_panoptic_data_set(
+    repository: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of DATASETS.REGISTER; the panoptic path with generic reasons for some, where the reference crashes."""
+    shutil.copytree(world / "datasets" / "VOCdevkit" / "VOC2012" / "images_detectron2" / "val", tmp_path / "images")
+    (tmp_path / "panoptic").mkdir()
+    images, annotations = [], []
+    for number, stem in enumerate(STEMS):
+        width = 150 + 11 * number
+        ids = np.zeros((110, width, 3), dtype=np.uint8)
+        ids[20:90, 30:100, 0], ids[90:, :, 0] = 1, 2
+        Image.fromarray(ids).save(tmp_path / "panoptic" / f"{stem}.png")
+        images.append({"id": number, "file_name": f"{stem}.jpg", "height": 110, "width": width})
+        segments = [
+            {"id": 1, "category_id": 8, "area": 4900, "bbox": [30, 20, 70, 70], "iscrowd": 0},
+            {"id": 2, "category_id": 15, "area": 20 * width, "bbox": [0, 90, width, 20], "iscrowd": 0},
+        ]
+        annotations.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
+    categories = [{"id": 8, "name": "cat", "isthing": 1}, {"id": 15, "name": "person", "isthing": 1}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "panoptic.json").write_text(json.dumps(document))
+    (tmp_path / "own_data.py").write_text(OWN_DATA.format(world=tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     arguments = keys(
         world,
         tmp_path,
-        MODEL__TEST_CLASS_REASON_JSON=tmp_path / "photos" / "generic_reason.json",
-        MODEL__REASON_DIR=tmp_path / "photos" / "image_reason",
-        MODEL__REASON_DATA="photos",
-        DATASETS__REGISTER="('tools.photos.datasets',)",
-        DATASETS__TEST="('photos_panoptic_val',)",
+        DATASETS__REGISTER="('own_data',)",
+        DATASETS__TEST="('own_panoptic_val',)",
         MODEL__MASK_FORMER__TEST__PANOPTIC_ON=True,
         MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
         MODEL__MASK_FORMER__TEST__OVERLAP_THRESHOLD=0.1,
         INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
         TEST__SAVE_PREDICTIONS=True,
     )
-    os.environ["OPENSEG_R_PHOTOS"] = str(tmp_path / "photos")
-    try:
-        done = run(repository, world, arguments)
-    finally:
-        del os.environ["OPENSEG_R_PHOTOS"]
+    done = run(repository, world, arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = results(tmp_path, "photos_panoptic_val")
-    assert found["usage"]["generic_missing_file"] == 3 and found["usage"]["image"] == found["images"]["total"] - 3
+    found = results(tmp_path, "own_panoptic_val")
+    assert found["images"]["total"] == 4
+    assert found["usage"]["generic_missing_file"] == 2 and found["usage"]["image"] == 2
     assert set(found["metrics"]["panoptic_seg"]["all"]) >= {"PQ", "SQ", "RQ"}
 
 

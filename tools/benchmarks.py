@@ -20,10 +20,16 @@ IMAGE_REASON_MODEL = "Qwen2.5-VL-72B-Instruct-AWQ"
 """The model whose published reasons the results of the paper are made with: the folder that is looked at first."""
 
 REASONS_HINT = "reason_data/README.md says where published reasons are and what such a file looks like"
-PHOTOS, MINI = "photos", "mini"
+MINI = "mini"
 MINI_WEIGHTS, MINI_OUTPUT = "tools/mini/weights/mini.safetensors", "out/mini"
-BY_NAME_ONLY = (PHOTOS, MINI)
+BY_NAME_ONLY = (MINI,)
 """What ships with the repository: runs when it is named, and prepares itself."""
+
+GONE = {
+    "photos": "bash eval_reason_base.sh mini runs the whole way and measures it; python -m tools.examples writes the "
+    "photographs, and says how to segment them"
+}
+"""Benchmarks of former versions, and what has taken their place."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,9 @@ _SEMANTIC = (
     Benchmark("ade150", "A-150", "openvocab_ade20k_sem_seg_val"),
     Benchmark("pc459", "PC-459", "openvocab_pascal_ctx459_sem_seg_val"),
     Benchmark("ade847", "A-847", "openvocab_ade20k_full_sem_seg_val"),
-    Benchmark(PHOTOS, "eight photographs", "photos_sem_seg_val"),
 )
 _PANOPTIC = (
     Benchmark("ade150", "ADE20K panoptic", "openvocab_ade20k_panoptic_val"),
-    Benchmark(PHOTOS, "eight photographs, panoptic", "photos_panoptic_val"),
     _MINI,
 )
 
@@ -173,18 +177,10 @@ def plan(suite: Suite, benchmark: Benchmark, *, names_only: bool, overrides: Map
     config = suite.config_plain if names_only else suite.config
     output = Path(suite.output_plain if names_only else suite.output) / benchmark.name
     keys = {"DATASETS.TEST": f"('{benchmark.dataset}',)", "OUTPUT_DIR": str(output)}
-    if benchmark.name == PHOTOS:
-        keys["DATASETS.REGISTER"] = "('tools.photos.datasets',)"
     if not names_only:
-        keys |= photos_keys() if benchmark.name == PHOTOS else reason_keys(benchmark.name)
-    if benchmark.name == PHOTOS:
-        keys["TEST.SAVE_PREDICTIONS"] = "True"
-        if checkpoint_problem(suite.weights):
-            keys["MODEL.WEIGHTS"] = SEEDED
+        keys |= reason_keys(benchmark.name)
     keys |= overrides
-    missing = [*_missing_weights(keys.get("MODEL.WEIGHTS", suite.weights))]
-    if benchmark.name != PHOTOS:
-        missing += _missing_dataset(benchmark)
+    missing = [*_missing_weights(keys.get("MODEL.WEIGHTS", suite.weights)), *_missing_dataset(benchmark)]
     if not names_only:
         missing += _missing_reasons(keys)
     missing.sort(key=lambda entry: not entry.needed)
@@ -212,18 +208,6 @@ def reason_keys(vocabulary: str) -> dict[str, str]:
         "MODEL.TEST_CLASS_REASON_JSON": str(generic_file(vocabulary) or generic_candidates(vocabulary)[0]),
         "MODEL.REASON_DIR": str(image_reason_folder(vocabulary) or Path(IMAGE_REASON_FOLDER, IMAGE_REASON_MODEL)),
         "MODEL.REASON_DATA": vocabulary,
-    }
-
-
-def photos_keys() -> dict[str, str]:
-    """The same for the photographs, whose reasons `tools.photos` writes."""
-    from tools.photos.prepare import Layout, default_root  # needs the photographs' packages; only here
-
-    layout = Layout(default_root())
-    return {
-        "MODEL.TEST_CLASS_REASON_JSON": str(layout.generic_reason),
-        "MODEL.REASON_DIR": str(layout.image_reason.parent),
-        "MODEL.REASON_DATA": layout.image_reason.name,
     }
 
 
@@ -278,8 +262,6 @@ def _missing_dataset(benchmark: Benchmark) -> Iterator[Missing]:
 
 def _missing_reasons(keys: Mapping[str, str]) -> Iterator[Missing]:
     generic, vocabulary = Path(keys["MODEL.TEST_CLASS_REASON_JSON"]), keys["MODEL.REASON_DATA"]
-    if vocabulary == PHOTOS:  # written by `prepare` right before the run
-        return
     if not generic.is_file():
         yield Missing(f"generic reasons {generic}: no such file", f"{REASONS_HINT}; or evaluate with --names-only")
     folder = Path(keys["MODEL.REASON_DIR"], vocabulary)

@@ -61,7 +61,7 @@ def examine() -> list[Finding]:
     findings.append(_which_detectron2(detectron2, detectron2_finding))
     if torch is None or detectron2 is None:
         return findings
-    for check in (_op, _weights, _datasets, _generic_reasons, _image_reasons, _features, _photographs):
+    for check in (_op, _weights, _datasets, _generic_reasons, _image_reasons, _features):
         findings += _guarded(check)
     return findings
 
@@ -181,7 +181,7 @@ def _weights() -> Iterator[Finding]:
             yield Finding("Weights", suite.weights, "ok", f"{size / 1e6:.0f} MB, CLIP's weights are part of it")
             continue
         state: State = "missing" if problem == "no such file" else "problem"
-        script = f"eval_reason_{suite.name}.sh (the photographs run with meaningless stand-ins)"
+        script = f"eval_reason_{suite.name}.sh"
         yield Finding("Weights", suite.weights, state, problem, script, "pretrained/README.md")
 
 
@@ -255,20 +255,6 @@ def _features() -> Iterator[Finding]:
         use = "speed: sentences are encoded when they are first met, once"
         way_out = "filled by every run; ahead of time by python -m tools.extract_text_features"
         yield Finding("Text features", str(bank), "missing", "empty", use, way_out)
-
-
-def _photographs() -> Iterator[Finding]:
-    for package, title in (("skimage", "scikit-image"), ("sklearn", "scikit-learn")):
-        found = importlib.util.find_spec(package) is not None
-        detail = "its photographs are there" if found else "not installed"
-        yield Finding(
-            "Photographs",
-            title,
-            "ok" if found else "missing",
-            detail,
-            "" if found else "bash eval_reason_base.sh photos",
-            "" if found else "bash install.sh",
-        )
 
 
 def report(findings: Sequence[Finding]) -> str:

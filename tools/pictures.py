@@ -76,3 +76,9 @@ def shares(maps: Maps) -> list[tuple[int, float]]:
     classes, counts = np.unique(maps.classes[maps.classes != NONE], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [(int(classes[place]), float(counts[place] / maps.classes.size)) for place in order]
+
+
+def agreement(prediction: Maps, truth: Maps) -> float:
+    """The part of the labelled pixels, in [0, 1], whose class is predicted; NaN where nothing is labelled."""
+    labelled = truth.classes != NONE
+    return float((prediction.classes == truth.classes)[labelled].mean()) if labelled.any() else float("nan")

@@ -28,9 +28,7 @@ from tabulate import tabulate
 from maft.data import register_all
 from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
-from maft.weights.seeding import SEEDED
-from tools.assets import checkpoint_problem
-from tools.benchmarks import MINI, PHOTOS, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
+from tools.benchmarks import GONE, MINI, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 2
@@ -57,7 +55,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
         prog="run_benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", choices=tuple(SUITES))
-    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but photos and mini")
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but mini")
     parser.add_argument("--names-only", action="store_true", help="plain MAFT+: class names, no reasons")
     parser.add_argument("--num-gpus", type=int, help="default: all there are; without one, the CPU")
     parser.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
@@ -78,6 +76,8 @@ def choose(suite: Suite, names: Sequence[str]) -> tuple[Benchmark, ...]:
     """
     known = {benchmark.name: benchmark for benchmark in suite.benchmarks}
     for name in names:
+        if name in GONE:
+            raise UserError(f"benchmark '{name}': there is none any more; {GONE[name]}")
         if name not in known:
             raise UserError(f"benchmark '{name}': unknown to '{suite.name}'; choose from {', '.join(known)}")
     return tuple(known[name] for name in known if name in names) if names else suite.default
@@ -97,23 +97,6 @@ def list_plans(plans: Sequence[Plan]) -> None:
     print(flush=True)
 
 
-def announce_photos(entry: Plan, suite: Suite) -> None:
-    """Prepare the photographs, and say so where their segmentation will mean nothing."""
-    from tools.photos.prepare import default_root, prepare  # needs the photographs' packages; only here
-
-    layout = prepare(default_root())
-    print(f"photographs, rough labels and reasons: {layout.root}")
-    if entry.keys.get("MODEL.WEIGHTS") == SEEDED:
-        problem = checkpoint_problem(suite.weights) or "not asked for"
-        print(
-            f"\n  {suite.weights}: {problem}.\n"
-            "  RANDOM STAND-IN WEIGHTS ARE USED INSTEAD. The whole way from picture to result runs, but\n"
-            "  THE SEGMENTATION MEANS NOTHING. pretrained/README.md says where the real weights are.\n"
-            "  Nor do the numbers: the reasons name exactly the classes that are labelled in each\n"
-            "  photograph, two to five, so that guessing among them alone gets about 30% of the pixels right.\n"
-        )
-
-
 def train_net_command(entry: Plan, num_gpus: int, resume: bool) -> list[str]:
     """The command line of one evaluation."""
     words = [sys.executable, "train_net.py", "--config-file", entry.config, "--num-gpus", str(num_gpus), "--eval-only"]
@@ -131,19 +114,13 @@ def mini_command(entry: Plan, resume: bool) -> list[str]:
     return [*words, "--", *(word for pair in entry.keys.items() for word in pair)]
 
 
-def run_one(entry: Plan, suite: Suite, num_gpus: int, resume: bool) -> int:
+def run_one(entry: Plan, num_gpus: int, resume: bool) -> int:
     """Run one benchmark and return the exit status of its evaluation."""
     if entry.benchmark.name == MINI:
         return subprocess.run(mini_command(entry, resume), cwd=ROOT, check=False).returncode
-    if entry.benchmark.name == PHOTOS:
-        announce_photos(entry, suite)
     command = train_net_command(entry, num_gpus, resume)
     print(f"== {entry.benchmark.name}: {shlex.join(command[1:])}", flush=True)
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if entry.benchmark.name == PHOTOS and status == 0:
-        report = [sys.executable, "-m", "tools.photos", "report", str(entry.output)]
-        status = subprocess.run(report, cwd=ROOT, check=False).returncode
-    return status
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def outcome(status: int | None) -> str:
@@ -190,7 +167,7 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     try:
         for entry in ready:
             started = time.monotonic()
-            statuses[entry.benchmark.name] = run_one(entry, suite, max(num_gpus, 1), options.resume)
+            statuses[entry.benchmark.name] = run_one(entry, max(num_gpus, 1), options.resume)
             seconds[entry.benchmark.name] = time.monotonic() - started
     except (KeyboardInterrupt, Terminated) as stop:
         print("\ninterrupted; the same command goes on where it stopped")

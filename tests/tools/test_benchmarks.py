@@ -13,7 +13,7 @@ import pytest
 from maft.data import dataset_spec
 from maft.errors import UserError
 from tools.assets import checkpoint_problem, count_files
-from tools.benchmarks import BY_NAME_ONLY, MINI, PHOTOS, SUITES, parse_overrides, plan
+from tools.benchmarks import BY_NAME_ONLY, MINI, SUITES, parse_overrides, plan
 from tools.run_benchmarks import choose, mini_command, outcome, parse_arguments, train_net_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,9 @@ def test_choosing_keeps_the_suites_order_and_refuses_unknown_names() -> None:
     assert choose(SUITES["large"], []) == SUITES["large"].default
     with pytest.raises(UserError, match="'pc60': unknown to 'base'; choose from voc20, pc59"):
         choose(SUITES["base"], ["pc60"])
+    for suite in SUITES.values():
+        with pytest.raises(UserError, match="'photos': there is none any more; bash eval_reason_base.sh mini runs"):
+            choose(suite, ["pc59", "photos"] if suite.name != "pano" else ["photos"])
 
 
 def test_arguments_after_two_dashes_are_keys() -> None:
@@ -115,14 +118,6 @@ def test_the_users_keys_are_what_is_looked_for(workplace: Path) -> None:
     assert "weights" not in what(seeded.missing)
 
 
-def test_photographs_run_with_stand_ins_unless_the_weights_are_there(workplace: Path) -> None:
-    photos = next(entry for entry in SUITES["base"].benchmarks if entry.name == PHOTOS)
-    entry = plan(SUITES["base"], photos, names_only=False, overrides={})
-    assert entry.can_run and entry.keys["MODEL.WEIGHTS"] == "seeded"
-    plausible_checkpoint(workplace / "pretrained/maftp_b.pth")
-    assert "MODEL.WEIGHTS" not in plan(SUITES["base"], photos, names_only=False, overrides={}).keys
-
-
 @pytest.mark.parametrize("suite", ["base", "pano"])
 def test_mini_runs_when_named_with_its_own_weights_and_without_names_only(workplace: Path, suite: str) -> None:
     (mini,) = choose(SUITES[suite], [MINI])
@@ -198,7 +193,7 @@ def test_command_line_lists_all_that_is_missing_before_anything_runs(tmp_path: P
 def test_command_line_refuses_an_unknown_benchmark() -> None:
     done = run_module("tools.run_benchmarks", "pano", "pc59")
     assert done.returncode == 2
-    assert done.stderr == "error: benchmark 'pc59': unknown to 'pano'; choose from ade150, photos, mini\n"
+    assert done.stderr == "error: benchmark 'pc59': unknown to 'pano'; choose from ade150, mini\n"
 
 
 def test_doctor_speaks_json() -> None:

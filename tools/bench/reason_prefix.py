@@ -35,7 +35,7 @@ from reason.engines.opening import open_engine
 from reason.errors import ReasonError, run_command
 from reason.runs.images import encode_image, list_images
 from reason.vocabulary import Vocabulary, load_vocabulary
-from tools.photos.content import load_photographs, open_photograph
+from tools.examples.photographs import load_photographs, open_photograph
 
 TINY_MODEL = Path("tests/reason/tiny_qwen.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,9 +184,9 @@ def photographs(folder: Path | None, max_pixels: int) -> list[tuple[str, Encoded
         with tempfile.TemporaryDirectory() as aside:
             found = []
             for photograph in load_photographs():
-                path = Path(aside, f"{photograph.stem}.png")
+                path = Path(aside, f"{photograph.name}.png")
                 open_photograph(photograph).save(path)
-                found.append((photograph.stem, encode_image(path, max_pixels=max_pixels)))
+                found.append((photograph.name, encode_image(path, max_pixels=max_pixels)))
     if len({image.uuid for _, image in found}) < LEAST_PHOTOGRAPHS:
         raise ReasonError(f"--images {folder}: at least {LEAST_PHOTOGRAPHS} different photographs are needed")
     return found
@@ -253,7 +253,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, help="folder of a model (default: a tiny random one, built on the spot)")
-    parser.add_argument("--images", type=Path, help="folder of photographs (default: the eight of tools.photos)")
+    parser.add_argument("--images", type=Path, help="folder of photographs (default: the eight of tools.examples)")
     parser.add_argument("--vocabulary", nargs="+", default=["ade150", "ade847"], help="(default: ade150 ade847)")
     parser.add_argument(
         "--max-pixels", type=int, default=640 * 480, help="of an image as the model sees it (default: 640 x 480)"

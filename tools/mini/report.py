@@ -22,11 +22,10 @@ from tools.mini import page
 from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
 from tools.mini.methods import CLOSED, Method, main_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+from tools.mini.predictions import decode_segments, read_pixels, read_prediction, segment_categories
 from tools.mini.results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
 from tools.mini.world import GROUPS, VAL_CLASSES, vocabulary
-from tools.photos.pictures import agreement
-from tools.photos.runs import Run, decode_segments, read_pixels, read_prediction, segment_categories
-from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
+from tools.pictures import NONE, Maps, agreement, overlay, panoptic_maps, shares
 
 SWEEP_FILE = "observer_sweep.json"
 SHIPPED_SWEEP = Path(__file__).resolve().parent / SWEEP_FILE
@@ -194,24 +193,25 @@ def _looks(index: int) -> str:
 
 def _pictures(layout: Layout, output: Path, methods: Sequence[Method]) -> list[_Seen]:
     document = read_json(layout.panoptic_json)
-    runs = {method.name: Run(method.title, output / method.name / "inference" / DATASET, {}) for method in methods}
+    folders = {method.name: output / method.name / "inference" / DATASET for method in methods}
     seen = []
     for image in document["images"]:
         name = image["file_name"]
         stem = Path(name).stem
         segments = decode_segments(read_pixels(layout.panoptic / name))
         truth = panoptic_maps(segments, segment_categories(document, name))
-        predictions = {key: _prediction(run, "sem_seg", stem) for key, run in runs.items()}
+        predictions = {key: _prediction(folder, "sem_seg", stem) for key, folder in folders.items()}
         triplet = load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json")
         pixels = read_pixels(layout.images / name).astype(np.uint8)
-        seen.append(_Seen(stem, pixels, truth, predictions, _prediction(runs[_AFTER], "panoptic_seg", stem), triplet))
+        predicted_segments = _prediction(folders[_AFTER], "panoptic_seg", stem)
+        seen.append(_Seen(stem, pixels, truth, predictions, predicted_segments, triplet))
     return seen
 
 
-def _prediction(run: Run, task: str, stem: str) -> Maps:
-    prediction = read_prediction(run, task, stem, len(VAL_CLASSES))
+def _prediction(folder: Path, task: str, stem: str) -> Maps:
+    prediction = read_prediction(folder, task, stem, len(VAL_CLASSES))
     if isinstance(prediction, str):
-        raise ValueError(f"{run.folder / task / stem}.png: {prediction}")
+        raise ValueError(f"{folder / task / stem}.png: {prediction}")
     return prediction
 
 
