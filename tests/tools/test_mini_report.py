@@ -281,7 +281,7 @@ def test_what_is_missing_or_mixed_is_one_line(layout: Layout, output: Path, tmp_
         report.write_report(layout, tmp_path, tmp_path / "report.html")
     folder = Path(shutil.copytree(output, tmp_path / "out"))
     (folder / "names" / "inference" / DATASET / "sem_seg" / "val_0003.png").unlink()
-    with pytest.raises(UserError, match=r"val_0003.png: No prediction was saved"):
+    with pytest.raises(UserError, match=r"val_0003.png: no prediction was saved"):
         report.write_report(layout, folder, folder / "report.html")
     found = list(evaluations(output).values())
     assert weights_hash(found) == "abc"

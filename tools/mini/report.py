@@ -22,10 +22,10 @@ from tools.mini import page
 from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
 from tools.mini.methods import CLOSED, Method, main_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
-from tools.mini.predictions import decode_segments, read_pixels, read_prediction, segment_categories
+from tools.mini.predictions import read_classes, read_predicted_segments, read_segments
 from tools.mini.results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
 from tools.mini.world import GROUPS, VAL_CLASSES, vocabulary
-from tools.pictures import NONE, Maps, agreement, overlay, panoptic_maps, shares
+from tools.pictures import NONE, Maps, agreement, overlay, shares
 
 SWEEP_FILE = "observer_sweep.json"
 SHIPPED_SWEEP = Path(__file__).resolve().parent / SWEEP_FILE
@@ -198,21 +198,20 @@ def _pictures(layout: Layout, output: Path, methods: Sequence[Method]) -> list[_
     for image in document["images"]:
         name = image["file_name"]
         stem = Path(name).stem
-        segments = decode_segments(read_pixels(layout.panoptic / name))
-        truth = panoptic_maps(segments, segment_categories(document, name))
-        predictions = {key: _prediction(folder, "sem_seg", stem) for key, folder in folders.items()}
-        triplet = load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json")
-        pixels = read_pixels(layout.images / name).astype(np.uint8)
-        predicted_segments = _prediction(folders[_AFTER], "panoptic_seg", stem)
-        seen.append(_Seen(stem, pixels, truth, predictions, predicted_segments, triplet))
+        predictions = {key: read_classes(folder, stem, len(VAL_CLASSES)) for key, folder in folders.items()}
+        with Image.open(layout.images / name) as drawn:
+            pixels = np.asarray(drawn.convert("RGB"))
+        seen.append(
+            _Seen(
+                stem,
+                pixels,
+                read_segments(layout.panoptic / name, document),
+                predictions,
+                read_predicted_segments(folders[_AFTER], stem),
+                load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json"),
+            )
+        )
     return seen
-
-
-def _prediction(folder: Path, task: str, stem: str) -> Maps:
-    prediction = read_prediction(folder, task, stem, len(VAL_CLASSES))
-    if isinstance(prediction, str):
-        raise ValueError(f"{folder / task / stem}.png: {prediction}")
-    return prediction
 
 
 def _sections(pictures: Sequence[_Seen], methods: Sequence[Method]) -> list[str]:
