@@ -1,9 +1,9 @@
 """Vocabularies: the classes of a data set, with the names they are prompted by.
 
 A vocabulary file is one JSON object, `{"vocabulary": name, "title": text, "classes": [...]}`; a class is
-`{"index": int, "dataset_id": int, "name": text, "synonyms": [text, ...], "thing": bool, "color": [r, g, b]}` of which
-only `name` and `synonyms` are required. The benchmarks' files lie in `datasets/vocabularies/`. A user's own classes may
-also come as text: see `parse_vocabulary`.
+`{"index": int, "dataset_id": int, "name": text, "synonyms": [text, ...], "thing": bool, "color": [r, g, b], "sed":
+text}` of which only `name` and `synonyms` are required. The benchmarks' files lie in `datasets/vocabularies/`. A
+user's own classes may also come as text: see `parse_vocabulary`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class VocabularyClass:
         thing: countable.
         color: RGB in [0, 255] for images, or None.
         dataset_id: the identifier the data set's release uses, or None.
+        sed: the string of SED's own name lists where it is not `name`, or None.
     """
 
     index: int
@@ -43,6 +44,12 @@ class VocabularyClass:
     thing: bool = False
     color: tuple[int, int, int] | None = None
     dataset_id: int | None = None
+    sed: str | None = None
+
+    @property
+    def sed_names(self) -> tuple[str, ...]:
+        """The names that SED scores the class by: its string split at comma and space, and only there."""
+        return tuple((self.name if self.sed is None else self.sed).split(", "))
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,11 @@ class Vocabulary:
     def synonyms(self) -> tuple[tuple[str, ...], ...]:
         """The prompt names of every class, in label order."""
         return tuple(entry.synonyms for entry in self.classes)
+
+    @property
+    def sed_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names that SED scores every class by, in label order."""
+        return tuple(entry.sed_names for entry in self.classes)
 
     @property
     def thing_indices(self) -> frozenset[int]:
@@ -177,7 +189,9 @@ def _from_lines(lines: Iterable[str], *, name: str, where: str) -> Vocabulary:
 
 
 def _build(entries: Iterable[tuple[str, Sequence[str]]], name: str, where: str) -> Vocabulary:
-    classes: list[dict[str, Any]] = [{"name": first, "synonyms": list(synonyms)} for first, synonyms in entries]
+    classes: list[dict[str, Any]] = [
+        {"name": first, "synonyms": list(names), "sed": ", ".join(names)} for first, names in entries
+    ]
     return vocabulary_from_json({"vocabulary": name, "title": name, "classes": classes}, where=where, name=name)
 
 
@@ -236,7 +250,12 @@ def _class(entry: Any, index: int, where: str) -> VocabularyClass:
     dataset_id = entry.get("dataset_id")
     if dataset_id is not None and (isinstance(dataset_id, bool) or not isinstance(dataset_id, int)):
         raise fail("dataset_id", "must be an integer")
-    return VocabularyClass(index, class_name, tuple(synonyms), thing, _color(entry.get("color"), fail), dataset_id)
+    sed = entry.get("sed")
+    if sed is not None and (not isinstance(sed, str) or not all(_is_text(part) for part in sed.split(", "))):
+        raise fail("sed", "must be a text of names with a comma and a space between them")
+    # The same text as the name says nothing of its own.
+    own = None if sed == class_name else sed
+    return VocabularyClass(index, class_name, tuple(synonyms), thing, _color(entry.get("color"), fail), dataset_id, own)
 
 
 def _color(value: Any, fail: Any) -> tuple[int, int, int] | None:
@@ -268,6 +287,8 @@ def dump_vocabulary(vocabulary: Vocabulary, path: str | Path) -> None:
             fields["dataset_id"] = entry.dataset_id
         if entry.color is not None:
             fields["color"] = list(entry.color)
+        if entry.sed is not None:
+            fields["sed"] = entry.sed
         lines.append("  " + json.dumps(fields, ensure_ascii=False))
     head = f'{{"vocabulary": {json.dumps(vocabulary.name, ensure_ascii=False)}, '
     head += f'"title": {json.dumps(vocabulary.title, ensure_ascii=False)}, "classes": [\n'

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+
 from maft.errors import UserError
 
 
@@ -53,7 +55,12 @@ def _vild() -> TemplateSet:
     return TemplateSet("vild", bare + tuple(frame % size for frame in frames for size in ("small", "medium", "large")))
 
 
-TEMPLATE_SETS = {"vild": _vild()}
+def _imagenet() -> TemplateSet:
+    """OpenAI's eighty templates for ImageNet, in the usual order: "a bad photo of a {}." to "a tattoo of the {}."."""
+    return TemplateSet("imagenet", tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES))
+
+
+TEMPLATE_SETS = {"vild": _vild(), "imagenet": _imagenet()}
 
 
 def template_set(name: str) -> TemplateSet:

@@ -53,6 +53,15 @@ FACTORS = (
 )
 """(part of the name, ending of the name, factor); the first row that fits applies."""
 
+SED_FACTORS = (
+    ("predictor.transformer.conv1.", "weight", 8.0),
+    ("predictor.transformer.decoder_corr_guidance_projection.0.", "weight", 60.0),
+    ("predictor.clip_model.visual.trunk.head.norm.", "bias", 200.0),
+    ("predictor.transformer.head", "weight", 3.0),
+)
+"""The same for names that only SED has; every row that fits applies, after those of `FACTORS`. Cosines are small, and
+without them its classes would hardly differ."""
+
 SHIFTS = {"predictor.mask_embed.layers.2.bias": 0.15, "pixel_decoder.mask_features.bias": -0.15}
 """Name ending -> constant added last: about a quarter of every mask is positive."""
 
@@ -76,6 +85,9 @@ def seeded_entry(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if part in name and name.endswith(ending):
             array = array * np.float32(factor)
             break
+    for part, ending, factor in SED_FACTORS:
+        if part in name and name.endswith(ending):
+            array = array * np.float32(factor)
     for ending, shift in SHIFTS.items():
         if name.endswith(ending):
             array = array + np.float32(shift)

@@ -45,5 +45,5 @@ def test_template_without_exactly_one_place_is_refused(template: str) -> None:
 
 
 def test_unknown_set_is_a_user_error_that_lists_the_known() -> None:
-    with pytest.raises(UserError, match="'imagenet'.*vild"):
-        template_set("imagenet")
+    with pytest.raises(UserError, match="'cifar'.*vild"):
+        template_set("cifar")

@@ -18,6 +18,7 @@ from .compare import Report
 from .golden import read_cases, read_inputs
 from .network import check_case
 from .parts import part_checks
+from .sed.parts import checks as sed_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,8 +29,9 @@ def main(arguments: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     register_all()
-    cases = read_cases(folder)
-    parts = part_checks(folder)
+    parts = part_checks(folder) + sed_checks(folder)
+    of_parts = {name for name, _ in parts}
+    cases = [case for case in read_cases(folder) if case.name not in of_parts]
     if not cases and not parts:
         raise UserError(f"{folder}: holds no case (<case>.npz beside <case>.json) and no part that this tool knows")
     reports: dict[str, Report] = {}

@@ -1,0 +1,18 @@
+"""SED: a cost map of cosines between image cells and sentences, and a decoder that makes it a map of classes."""
+
+from .cost import cost_map
+from .decoder import Decoded, GradualFusionDecoder
+from .rejection import kept_classes
+from .results import combine_attributes, semantic_map
+from .segmentor import SED, ImageFeatures
+
+__all__ = [
+    "SED",
+    "Decoded",
+    "GradualFusionDecoder",
+    "ImageFeatures",
+    "combine_attributes",
+    "cost_map",
+    "kept_classes",
+    "semantic_map",
+]

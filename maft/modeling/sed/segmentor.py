@@ -1,0 +1,183 @@
+"""SED: CLIP's image tower, the cost map and the gradual fusion decoder as one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maft.modeling.backbone import CLIPBackbone
+
+from .cost import cost_map
+from .decoder import Decoded, GradualFusionDecoder
+from .losses import class_losses
+from .training import learns
+
+CLIP_DROPOUT = 0.1
+"""Dropout inside a projection MLP while CLIP learns (the large model's)."""
+
+
+class Predictor(nn.Module):
+    """CLIP and decoder under the names of the published state dicts.
+
+    Args:
+        backbone: CLIP; its module is registered here, as `clip_model`.
+        transformer: the decoder.
+    """
+
+    def __init__(self, backbone: CLIPBackbone, transformer: GradualFusionDecoder) -> None:
+        super().__init__()
+        self.clip_model: nn.Module = backbone.clip_model
+        self.transformer = transformer
+
+
+class Head(nn.Module):
+    """One more level of the published names."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the network sees in a batch of images, before any vocabulary.
+
+    dense: (B, E, S / 32, S / 32) in the space of the sentences.
+    guidance: of the decoder's three steps, (B, channels, side, side) each.
+    """
+
+    dense: Tensor
+    guidance: tuple[Tensor, Tensor, Tensor]
+
+    def of(self, index: int) -> ImageFeatures:
+        """One image's part, with B = 1."""
+        one = slice(index, index + 1)
+        first, second, third = self.guidance
+        return ImageFeatures(self.dense[one], (first[one], second[one], third[one]))
+
+
+class SED(nn.Module):
+    """The network without a vocabulary of its own.
+
+    Args:
+        backbone: CLIP.
+        decoder: what scores the classes; its `image_channels` are the backbone's of res4, res3, res2.
+        pixel_mean, pixel_std: of RGB in [0, 255].
+        side: every image is resized to side x side, a multiple of 32.
+        finetune: what of CLIP and decoder learns, see `training.learns`; None for a network that is not to be trained.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: CLIPBackbone,
+        decoder: GradualFusionDecoder,
+        pixel_mean: Sequence[float] = (122.7709383, 116.7460125, 104.09373615),
+        pixel_std: Sequence[float] = (68.5005327, 66.6321579, 70.3231630),
+        side: int = 768,
+        finetune: str | None = None,
+    ) -> None:
+        super().__init__()
+        if side % 32:
+            raise ValueError(f"the side of the images, {side}, must be a multiple of 32")
+        # In a tuple: CLIP is registered once, under the published name.
+        self._backbone = (backbone,)
+        self.sem_seg_head = Head(Predictor(backbone, decoder))
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.side = side
+        self.finetune = finetune
+        if finetune is not None:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(learns(name, finetune))
+            mlp = getattr(backbone.clip_model.visual.head, "mlp", None)
+            if mlp is not None:
+                mlp.drop1.p = CLIP_DROPOUT
+
+    @property
+    def backbone(self) -> CLIPBackbone:
+        """CLIP, whose parameters this network holds as `sem_seg_head.predictor.clip_model`."""
+        return self._backbone[0]
+
+    @property
+    def decoder(self) -> GradualFusionDecoder:
+        """The decoder, whose parameters this network holds as `sem_seg_head.predictor.transformer`."""
+        return self.sem_seg_head.predictor.transformer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.pixel_mean.device
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalised images of the one size that the network sees; each is resized by itself.
+
+        Args:
+            images: each (3, H, W) RGB in [0, 255], of any size.
+
+        Returns:
+            (B, 3, side, side) float.
+        """
+        return torch.cat([self._prepare(image) for image in images])
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        pixels = (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+        return F.interpolate(pixels[None], size=(self.side, self.side), mode="bilinear", align_corners=False)
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, side, side) of `prepare` -> what every vocabulary is held against."""
+        maps = self.backbone(pixels)
+        dense = self.backbone.embed(maps["clip_vis_dense"].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        first, second, third = self.decoder.image_guidance([maps["res4"], maps["res3"], maps["res2"]])
+        return ImageFeatures(dense, (first, second, third))
+
+    def score(
+        self, features: ImageFeatures, planes: Tensor, *, keep: int | None = None, joint: bool = False
+    ) -> Decoded:
+        """Score the classes of one image, or the common vocabulary of a training batch.
+
+        Args:
+            features: of one image with K attributes, or of B images with K = 1.
+            planes: (K, N, T, E) text features, L2-normalised.
+            keep, joint: see `GradualFusionDecoder.forward`; early rejection is for one image.
+        """
+        return self.decoder(cost_map(features.dense, planes), features.guidance, keep=keep, joint=joint)
+
+    def training_losses(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        planes: Tensor,
+        *,
+        ignored: int = 255,
+        ignored_are_negatives: bool = True,
+    ) -> dict[str, Tensor]:
+        """One batch's losses, whose sum is to be minimised.
+
+        Args:
+            pixels: (B, 3, side, side) of `prepare`.
+            labels: (B, H, W) int64.
+            planes: (1, N, T, E) of the training vocabulary.
+            ignored, ignored_are_negatives: see `losses.class_losses`.
+
+        Returns:
+            "loss_sem_seg_0" of the logits, left out where only the early heads learn, and "_1" to "_3" of these heads.
+        """
+        decoded = self.score(self.encode(pixels), planes)
+        maps = [decoded.logits, *decoded.early]
+        losses = class_losses(maps, labels, ignored=ignored, ignored_are_negatives=ignored_are_negatives)
+        named = {f"loss_sem_seg_{number}": loss for number, loss in enumerate(losses)}
+        if self.finetune == "fast_infer":
+            del named["loss_sem_seg_0"]
+        return named

@@ -1,0 +1,1 @@
+"""Holding SED against tensors recorded from its reference."""
