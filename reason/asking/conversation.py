@@ -72,7 +72,9 @@ class _Task:
         temperature = options.temperatures[min(self._attempt, len(options.temperatures)) - 1]
         sampling = Sampling(temperature, options.top_p, question.max_tokens, options.seed + self._attempt - 1)
         part = f"{question.step}{question.part or ''}"
-        request = Request(f"{self.name}/{part}/{self._attempt}", question.turns, question.schema, sampling)
+        request = Request(
+            f"{self.name}/{part}/{self._attempt}", question.turns, question.schema, sampling, question.step
+        )
         self._open = question, request
         return request
 

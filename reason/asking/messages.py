@@ -68,12 +68,14 @@ class Request:
         turns: the conversation so far, which ends with a user's turn.
         schema: JSON schema that the answer is constrained to; None: free text.
         sampling: how the answer is drawn.
+        step: which question it asks.
     """
 
     key: str
     turns: tuple[Turn, ...]
     schema: Mapping[str, Any] | None
     sampling: Sampling
+    step: Step = "description"
 
 
 @dataclass(frozen=True)

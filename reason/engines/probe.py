@@ -28,14 +28,15 @@ _SCHEMA = {
 
 
 def probe_form(
-    complete: Callable[[tuple[Turn, ...], dict[str, Any], Sampling, str], Any],
+    complete: Callable[[tuple[Turn, ...], dict[str, Any], Sampling, str], str],
     refusal: type[Exception],
     failure: type[Exception],
 ) -> Literal["response_format", "structured_outputs"]:
     """Find the way that a server obeys.
 
     Args:
-        complete: sends turns, a schema and a sampling in one of the two ways, and returns the API's response.
+        complete: sends turns, a schema and a sampling in one of the two ways, and returns the text of the answer; a
+            ValueError says that there was none.
         refusal: the exception of an answer that is an error; it has `status_code`.
         failure: the exception of any other trouble.
 
@@ -48,12 +49,15 @@ def probe_form(
     ways: tuple[Literal["response_format", "structured_outputs"], ...] = ("response_format", "structured_outputs")
     for way in ways:
         try:
-            text = complete(turns, _SCHEMA, sampling, way).choices[0].message.content or ""
+            text = complete(turns, _SCHEMA, sampling, way)
         except refusal as error:
             told = " ".join(str(error).split())
             continue
         except failure as error:
             raise ReasonError(f"the server does not answer: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            told = str(error)
+            continue
         try:
             kept = json.loads(text) == _EXPECTED
         except ValueError:

@@ -20,10 +20,12 @@ import queue
 import random
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from reason.asking.messages import Answer, Request, Sampling, Turn
 from reason.engines.interface import EngineInfo, EngineOptions
@@ -37,11 +39,13 @@ READ_TIMEOUT = 900.0
 QUIET = 8.0
 """Seconds without an answer after which the server is asked for a sign of life."""
 SIGN_TIMEOUT = 5.0
-LONGEST_PAUSE = 8.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 BUSY_LIMIT = 600.0
 """Seconds of nothing but "too many requests" that one request puts up with."""
 TRIES_AT_FAULTS = 4
 """How often a request is sent that the server fails on (500) while it does answer others."""
+_SHOWN = 120
+"""Characters of an unusable answer in a message."""
 _GATEWAY = (502, 503, 504)
 """What a proxy says when the server behind it is not there."""
 
@@ -75,7 +79,7 @@ class ServerEngine:
         self._on_vllm = version is not None
         self._constraint = options.constraint
         if options.constraint == "auto":
-            self._constraint = probe_form(self._complete, openai.APIStatusError, openai.APIError)
+            self._constraint = probe_form(self._complete_text, openai.APIStatusError, openai.APIError)
         self.capacity = options.concurrency
         digest = hashlib.sha256(f"{self._model} {root}".encode()).hexdigest()[:32]
         said = f"vllm {version}" if version else "unknown"
@@ -128,13 +132,22 @@ class ServerEngine:
         self._client.close()
 
     def _work(self) -> None:
+        """The life of a thread: whatever happens to a request, it is answered, or the engine is gone."""
         while not self._stop.is_set() and (request := self._questions.get()) is not None:
             try:
                 self._answers.put(self._ask(request))
             except EngineGone as error:
-                with self._lock:
-                    self._problem = self._problem or str(error)
-                self._stop.set()
+                self._give_up(str(error))
+            except Exception as error:  # of no kind that was foreseen: it costs this request
+                _log.debug("%s", request.key, exc_info=True)
+                self._answers.put(_refused(request, error))
+            except BaseException as error:
+                self._give_up(f"{self._url}: a thread ended ({type(error).__name__}); start again")
+
+    def _give_up(self, problem: str) -> None:
+        with self._lock:
+            self._problem = self._problem or problem
+        self._stop.set()
 
     def _ask(self, request: Request) -> Answer:
         """One request, as often as it takes.
@@ -143,10 +156,12 @@ class ServerEngine:
             EngineGone: no sign of the server, or it turns everything away.
         """
         openai = self._openai
-        start, faults, pause = time.monotonic(), 0, 0.5
+        start, faults, pause = time.monotonic(), 0, FIRST_PAUSE
         while not self._stop.is_set():
+            sent = time.monotonic()
             try:
                 response = self._complete(request.turns, request.schema, request.sampling, self._constraint)
+                answer = read_answer(request.key, response)
             except openai.RateLimitError as error:
                 self._sign_of_life()
                 if time.monotonic() - start > BUSY_LIMIT:
@@ -164,9 +179,17 @@ class ServerEngine:
                 return _refused(request, error)
             except openai.APIError as error:  # no connection, a broken one, no answer in time
                 self._no_sign_of_life(_message(error))
+                faults += time.monotonic() - sent > 0.9 * READ_TIMEOUT  # it may be there, and never answer this one
+                if faults >= TRIES_AT_FAULTS:
+                    return _refused(request, error)
+            except Exception as error:  # status 200, and no answer in it: a proxy's page, or another API
+                self._sign_of_life()
+                faults += 1
+                if faults >= TRIES_AT_FAULTS:
+                    return _refused(request, error)
             else:
                 self._sign_of_life()
-                return _answer(request, response)
+                return answer
             self._stop.wait(pause * random.uniform(0.8, 1.2))
             pause = min(2 * pause, LONGEST_PAUSE)
         raise EngineGone(self._problem or "the connection to the server is closed")
@@ -197,6 +220,14 @@ class ServerEngine:
             **arguments,
         )
 
+    def _complete_text(self, turns: tuple[Turn, ...], schema: Mapping[str, Any], sampling: Sampling, way: str) -> str:
+        try:
+            return read_answer("", self._complete(turns, schema, sampling, way)).text
+        except (ValueError, self._openai.APIError):
+            raise
+        except Exception as error:
+            raise ValueError(f"the server's answer cannot be read ({_message(error)})") from error
+
     def _message_of(self, turn: Turn) -> Any:
         if turn.image is None:
             return {"role": turn.role, "content": turn.text}
@@ -209,11 +240,14 @@ class ServerEngine:
     def _find_model(self, wanted: str) -> tuple[str, str]:
         """The name that the server knows the model by, and where it says that it has it from."""
         try:
-            served = list(self._client.with_options(timeout=SIGN_TIMEOUT).models.list())
+            listed = list(self._client.with_options(timeout=SIGN_TIMEOUT).models.list())
+            served = [entry for entry in listed if isinstance(getattr(entry, "id", None), str)]
         except self._openai.AuthenticationError as error:
             raise ReasonError(f"{self._url}: the server wants a key; put it into {self._key_name}") from error
-        except self._openai.APIError as error:
-            raise ReasonError(f"{self._url}: no OpenAI-compatible server answers there: {_message(error)}") from error
+        except Exception as error:  # an answer that is no list of models raises whatever the client stumbles over
+            raise ReasonError(
+                f"{self._url}: no OpenAI-compatible server answers there: {_message(error)}{_hint(self._url)}"
+            ) from error
         last = PurePosixPath(wanted).name
         found = [entry for entry in served if wanted in ("", entry.id)] or [
             entry for entry in served if PurePosixPath(entry.id).name == last
@@ -227,15 +261,21 @@ class ServerEngine:
         """Ask for a sign of life."""
         try:
             self._client.with_options(timeout=SIGN_TIMEOUT).models.list()
+        except self._openai.APIStatusError as error:
+            if error.status_code in _GATEWAY:
+                self._note_silence(error)
         except self._openai.APIError as error:
-            try:
-                self._no_sign_of_life(_message(error))
-            except EngineGone as gone:
-                with self._lock:
-                    self._problem = str(gone)
-                self._stop.set()
+            self._note_silence(error)
+        except Exception:  # whatever it said, it is there
+            self._sign_of_life()
         else:
             self._sign_of_life()
+
+    def _note_silence(self, error: Exception) -> None:
+        try:
+            self._no_sign_of_life(_message(error))
+        except EngineGone as gone:
+            self._give_up(str(gone))
 
     def _sign_of_life(self) -> None:
         with self._lock:
@@ -257,17 +297,41 @@ class ServerEngine:
             raise EngineGone(f"{self._url}: no answer for {silent:.0f} s ({what}); start again when it is back")
 
 
-def _answer(request: Request, response: Any) -> Answer:
-    choice, usage = response.choices[0], response.usage
-    details = getattr(usage, "prompt_tokens_details", None)
+def read_answer(key: str, response: Any) -> Answer:
+    """The answer in a response of status 200, whose fields the client does not check.
+
+    Raises:
+        ValueError: there is none in it; says what there is.
+    """
+    choices = getattr(response, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        raise ValueError(f"the server's answer holds no choice but {_short(response)}")
+    content = getattr(getattr(choices[0], "message", None), "content", None)
+    if isinstance(content, list):  # parts, as some servers write them
+        parts = [part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content]
+        content = "".join(part for part in parts if isinstance(part, str)) or None
+    if not isinstance(content, str):
+        raise ValueError(f"the server's answer holds no text but {_short(choices[0])}")
+    usage = getattr(response, "usage", None)
+    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     return Answer(
-        key=request.key,
-        text=choice.message.content or "",
-        finish_reason=choice.finish_reason or "unknown",
-        prompt_tokens=getattr(usage, "prompt_tokens", 0),
-        cached_tokens=getattr(details, "cached_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", 0),
+        key=key,
+        text=content,
+        finish_reason=str(getattr(choices[0], "finish_reason", None) or "unknown"),
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)) or 0,
+        cached_tokens=_count(cached),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)) or 0,
     )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _short(value: Any) -> str:
+    """What came, for a message."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") if text else "nothing"
 
 
 def _refused(request: Request, error: Exception) -> Answer:
@@ -279,14 +343,28 @@ def _message(error: Exception) -> str:
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else body
     said = inner.get("message") if isinstance(inner, dict) else None
-    return " ".join(str(said or error).split())
+    return " ".join(str(said or error).split()) or type(error).__name__
+
+
+def _hint(url: str) -> str:
+    """Where the API seems to be, if not at `url`: forgetting "/v1" is common."""
+    if urlsplit(url).path.strip("/"):
+        return ""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=SIGN_TIMEOUT):
+            found = True
+    except urllib.error.HTTPError as error:
+        found = error.code in (401, 403)
+    except (OSError, ValueError):
+        found = False
+    return f"; --url {url}/v1 does" if found else f"; such addresses end in /v1: --url {url}/v1"
 
 
 def _retry_after(error: Any) -> float:
     """Seconds that the server asks to be left alone."""
     try:
         return min(float(error.response.headers.get("retry-after", 0)), 60.0)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         return 0.0
 
 

@@ -71,11 +71,12 @@ class TransformersEngine:
         request = self._waiting.popleft()
         try:
             return [self._generate(request)]
-        except (ValueError, OSError) as error:
-            return [Answer(request.key, "", "error", 0, None, 0, error=" ".join(str(error).split()))]
         except RuntimeError as error:  # out of memory, a device that fell out
             self._problem = f"transformers stopped: {' '.join(str(error).split())}"
             raise EngineGone(self._problem) from error
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            return [Answer(request.key, "", "error", 0, None, 0, error=said)]
 
     def close(self) -> None:
         """Free the model."""

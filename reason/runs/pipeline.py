@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,14 +21,18 @@ from typing import Any, Protocol
 
 from reason.asking.messages import Answer, Failure, Outcome, Request
 from reason.engines.interface import Engine
-from reason.errors import EngineGone
+from reason.errors import EngineGone, ReasonError
 from reason.imagefile import ImageFileError
 from reason.runs.progress import Progress, several
 from reason.runs.store import ResultStore
+from reason.triplets import TripletError
 
 _MAX_AHEAD = 64
 _GLANCE_SECONDS = 0.02
 """How long to wait for answers while images are being read, too."""
+
+_REFUSALS = 4
+"""Requests of one step that an engine may refuse in a row: what is wrong with an image is not wrong with each."""
 
 _WAIT_SECONDS = 0.5
 """How long to wait before looking whether the user wants to stop, or other processes are ready."""
@@ -114,7 +118,7 @@ def run_work(
 
     Raises:
         EngineGone: nothing of what was finished is lost.
-        ReasonError: results cannot be written any more; likewise.
+        ReasonError: results cannot be written any more, or the engine refuses whatever it is asked; likewise.
     """
     threads = readers or min(max(len(os.sched_getaffinity(0)), 2), 16)
     progress = Progress(len(names), work.unit, quiet)
@@ -145,7 +149,8 @@ class _Loop:
         self._pool, self._progress, self._stop = pool, progress, stop
         self._ahead = min(max(engine.capacity, 4), _MAX_AHEAD)
         self._reading: dict[Future[Task], str] = {}
-        self._asked: dict[str, tuple[str, Task]] = {}
+        self._asked: dict[str, tuple[str, Task, str]] = {}
+        self._refusals: Counter[str] = Counter()
         self._taken: deque[str] = deque()
         self._summary = Summary()
 
@@ -204,17 +209,27 @@ class _Loop:
         room = len(self._asked) < self._engine.capacity
         for answer in self._engine.collect(_GLANCE_SECONDS if room and self._reading else _WAIT_SECONDS):
             self._progress.answered(answer)
-            name, task = self._asked.pop(answer.key)
+            name, task, step = self._asked.pop(answer.key)
+            self._refusals[step] = self._refusals[step] + 1 if answer.error is not None else 0
+            if self._refusals[step] > _REFUSALS:
+                raise ReasonError(
+                    f"the engine refuses every request of the step '{step}': {answer.error}; "
+                    f"stopped after {self._refusals[step]} in a row, which --retry-failed tries again"
+                )
             task.receive(answer)
             self._ask(name, task)
 
     def _ask(self, name: str, task: Task) -> None:
         request = task.next_request()
         if request is not None:
-            self._asked[request.key] = (name, task)
+            self._asked[request.key] = (name, task, request.step)
             self._engine.submit(request)
         elif task.outcome == "done":
-            document, more = self._work.document(task)
+            try:
+                document, more = self._work.document(task)
+            except TripletError as error:
+                self._fail(name, [{"step": "result", "attempt": 1, "problem": str(error), "answer_text": ""}])
+                return
             self._store.write(name, document, more=more)
             self._summary.done += 1
             self._progress.finished()

@@ -14,14 +14,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from reason.asking.messages import Answer, EncodedImage, Request, Sampling, Turn
+from reason.asking.conversation import GenericTask, ImageTask
+from reason.asking.messages import Answer, EncodedImage, Request, Sampling, TaskOptions, Turn
+from reason.asking.prompts import load_prompts
+from reason.engines import vllm as vllm_module
 from reason.engines.interface import Engine, EngineOptions
+from reason.engines.model_folder import ModelFolder
 from reason.engines.opening import open_engine
 from reason.engines.vllm import VllmEngine, wake_when_dead
 from reason.errors import EngineGone, ReasonError
+from reason.runs.images import encode_image
+from reason.vocabulary import load_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_PIXELS = 64 * 28 * 28
@@ -247,6 +254,53 @@ def test_transformers_samples_and_refuses(tiny_model: Path, photos: Path) -> Non
     engine.close()
     with pytest.raises(EngineGone):
         engine.submit(requests[0])
+
+
+def all_steps(engine: Engine, photos: Path) -> tuple[ImageTask, GenericTask]:
+    """An image and a class in the default form of everything, whatever the random model makes of it."""
+    vocabulary = load_vocabulary("pc59")
+    image = encode_image(photos / "coffee.jpg", max_pixels=MAX_PIXELS)
+    few = TaskOptions(candidates="closed", attempts=2, candidates_tokens=64, reason_tokens=96)
+    tasks = (
+        ImageTask("coffee", image, vocabulary, load_prompts(), None, few),
+        GenericTask(3, vocabulary, load_prompts(), few),
+    )
+    for task in tasks:
+        while (request := task.next_request()) is not None:
+            task.receive(answers(engine, [request])[request.key])
+        assert not [one["problem"] for one in task.attempts if "refused" in str(one["problem"])]
+        assert task.attempts
+    return tasks
+
+
+@pytest.mark.slow
+def test_transformers_works_in_its_default_form(tiny_model: Path, photos: Path) -> None:
+    engine = open_engine("transformers", EngineOptions(str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=4096))
+    image, generic = all_steps(engine, photos)
+    assert {one["step"] for one in image.attempts} >= {"description"} and generic.attempts
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
+def test_both_grammar_backends_of_vllm_take_the_real_schemas(
+    tiny_model: Path, photos: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """xgrammar is what a server has that is started without a word about it."""
+    ours = vllm_module._arguments
+
+    def arguments(model: ModelFolder, options: EngineOptions) -> Any:
+        made = ours(model, options)
+        made.structured_outputs_config.backend = backend
+        return made
+
+    monkeypatch.setattr(vllm_module, "_arguments", arguments)
+    engine = open_engine(
+        "vllm", EngineOptions(str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=4096, concurrency=2)
+    )
+    image, _ = all_steps(engine, photos)
+    assert {one["step"] for one in image.attempts} >= {"description"}
+    engine.close()
 
 
 def test_what_a_model_cannot_do_is_said_before_it_is_loaded(tiny_awq: tuple[Path, Path]) -> None:

@@ -147,7 +147,7 @@ def test_a_killed_server_is_gone_within_a_minute(server: Any, vllm_server: str, 
 
 
 @contextmanager
-def web_server(replies: dict[str, list[tuple[int, dict[str, Any]]]]) -> Iterator[tuple[str, list[str]]]:
+def web_server(replies: dict[str, list[tuple[int, Any]]]) -> Iterator[tuple[str, list[str]]]:
     """An HTTP server for what vLLM's cannot be made to say: each path's replies in turn, the last one for ever.
 
     Yields its address and the list of what was asked, with the key that came with it.
@@ -160,9 +160,10 @@ def web_server(replies: dict[str, list[tuple[int, dict[str, Any]]]]) -> Iterator
             asked.append(f"{self.path} {self.headers.get('authorization')}")
             left = replies.get(self.path) or [(404, {})]
             status, document = left.pop(0) if len(left) > 1 else left[0]
-            body = json.dumps(document).encode()
+            body = document if isinstance(document, bytes) else json.dumps(document).encode()
+            kind = "text/html" if body.startswith(b"<") else "application/json"
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -193,7 +194,7 @@ def fault(status: int) -> tuple[int, dict[str, Any]]:
 
 
 def test_what_passes_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.1)
     monkeypatch.setenv("SECRET_OF_THE_TEST", "s3cret")
     chat = [fault(429), fault(503), fault(500), said("at last")]
     with web_server({"/v1/models": [MODELS], CHAT: chat}) as (url, asked):
@@ -205,8 +206,96 @@ def test_what_passes_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.close()
 
 
+def choice(message: Any, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": "stop", **more}]}
+
+
+UNFORESEEN = {
+    "choices null": {"choices": None},
+    "no choice": {"choices": []},
+    "a choice null": {"choices": [None]},
+    "choices a text": {"choices": "none"},
+    "nothing": {},
+    "message null": choice(None),
+    "content null": choice({"content": None}),
+    "content a number": choice({"content": 7}),
+    "content an empty list": choice({"content": []}),
+    "content parts without text": choice({"content": [{"type": "image"}, None]}),
+    "a list": [1, 2],
+    "a number": 3,
+    "null": None,
+    "a page": b"<html><body>Welcome to nginx!</body></html>",
+    "an empty body": b"",
+    "half a JSON": b'{"choices": [',
+    "not UTF-8": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("reply", UNFORESEEN.values(), ids=list(UNFORESEEN))
+def test_an_answer_that_nobody_foresaw_is_asked_again_and_then_given_up(
+    reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.01)
+    with web_server({"/v1/models": [MODELS], CHAT: [(200, reply), said("at last")]}) as (url, _):
+        engine = open_server(url, constraint="none", concurrency=1)
+        assert answers(engine, [ask("one", None)])["one"].text == "at last"
+        engine.close()
+    with web_server({"/v1/models": [MODELS], CHAT: [(200, reply)]}) as (url, asked):
+        engine = open_server(url, constraint="none", concurrency=2)
+        got = answers(engine, [ask(key, None) for key in ("one", "two", "three")])
+        assert all(answer.error and "\n" not in answer.error for answer in got.values())
+        assert len([line for line in asked if line.startswith(CHAT)]) == 3 * server_module.TRIES_AT_FAULTS
+        engine.close()
+    with (
+        web_server({"/v1/models": [MODELS], CHAT: [(200, reply)]}) as (url, _),
+        pytest.raises(ReasonError, match="no answer form"),
+    ):
+        open_server(url)
+    with web_server({"/v1/models": [(200, reply)]}) as (url, _), pytest.raises(ReasonError, match=r"/v1"):
+        open_server(url)
+
+
+def test_content_in_parts_and_strange_counts_are_read() -> None:
+    parts = [{"type": "text", "text": "at "}, {"type": "image"}, {"type": "text", "text": "last"}]
+    usage = {"prompt_tokens": "7", "completion_tokens": None, "prompt_tokens_details": {"cached_tokens": 3}}
+    reply = {**choice({"content": parts}, finish_reason=None), "usage": usage}
+    with web_server({"/v1/models": [MODELS], CHAT: [(200, reply)]}) as (url, _):
+        engine = open_server(url, constraint="none", concurrency=1)
+        answer = answers(engine, [ask("one", None)])["one"]
+        assert (answer.text, answer.finish_reason) == ("at last", "unknown")
+        assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (0, 0, 3)
+        engine.close()
+
+
+@pytest.mark.parametrize("invented", [RuntimeError("invented"), KeyError("x"), SystemExit(1)])
+def test_no_exception_of_a_thread_leaves_anybody_waiting(
+    invented: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web_server({"/v1/models": [MODELS]}) as (url, _):
+        engine = open_server(url, constraint="none", concurrency=1)
+
+        def fail(request: Request) -> Answer:
+            raise invented
+
+        monkeypatch.setattr(engine, "_ask", fail)
+        engine.submit(ask("one", None))
+        if isinstance(invented, Exception):
+            assert engine.collect(30)[0].error
+        else:
+            with pytest.raises(EngineGone, match="a thread ended"):
+                engine.collect(30)
+        engine.close()
+
+
+def test_a_forgotten_v1_is_noticed() -> None:
+    with web_server({"/v1/models": [MODELS]}) as (url, _), pytest.raises(ReasonError, match=f"--url {url} does"):
+        open_server(url.removesuffix("/v1"))
+    with pytest.raises(ReasonError, match=r"such addresses end in /v1"):
+        open_server("http://127.0.0.1:9")
+
+
 def test_a_request_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.1)
     with web_server({"/v1/models": [MODELS], CHAT: [fault(500)]}) as (url, asked):
         engine = open_server(url, constraint="none", concurrency=1)
         assert answers(engine, [ask("one", None)])["one"].error == "trouble 500"
@@ -215,7 +304,7 @@ def test_a_request_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_proxy_without_its_server_and_a_refused_key_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.1)
     for status, what in ((502, "trouble 502"), (401, "the key in OPENAI_API_KEY is refused")):
         with web_server({"/v1/models": [MODELS], CHAT: [fault(status)]}) as (url, _):
             engine = open_server(url, constraint="none", concurrency=2, patience=1.0)

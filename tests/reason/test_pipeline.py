@@ -10,13 +10,16 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from reason.asking.messages import TaskOptions
+from reason.asking.messages import Answer, Request, TaskOptions
 from reason.asking.prompts import load_prompts
+from reason.engines.interface import Engine, EngineInfo
+from reason.errors import ReasonError
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.pipeline import Summary, failure_lines, run_work
 from reason.runs.progress import Progress, Usage, plural, several
@@ -37,7 +40,7 @@ def job_of(images: list[Path], classes: str = "cat, dog, sofa") -> ImageJob:
 
 
 def run_job(
-    job: ImageJob, engine: VllmEngine, folder: Path, *, retry_failed: bool = False
+    job: ImageJob, engine: Engine, folder: Path, *, retry_failed: bool = False
 ) -> tuple[Summary, ResultStore, Survey]:
     aligner = job.open_aligner()
     work = job.work(aligner)
@@ -76,6 +79,42 @@ def test_what_the_engine_refuses_fails_with_its_words(vllm_engine: VllmEngine, p
     assert summary.failed.keys() == {image.stem for image in images}
     assert all("description: the engine refused" in reason for reason in summary.failed.values())
     assert "refused" in store.reason_of_failure(images[0].stem)
+
+
+class Refuser:
+    """An engine that refuses what it is told to, and otherwise says something of no use."""
+
+    info = EngineInfo("server", "0", "refuser", "0")
+    capacity = 2
+
+    def __init__(self, refuses: Callable[[Request], bool]) -> None:
+        self.refuses = refuses
+        self.waiting: list[Request] = []
+
+    def submit(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    def collect(self, timeout: float | None = None) -> list[Answer]:
+        done, self.waiting = self.waiting, []
+        return [
+            Answer(request.key, "", "error", 0, None, 0, error="repetition above 128")
+            if self.refuses(request)
+            else Answer(request.key, "no", "stop", 1, None, 1)
+            for request in done
+        ]
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_a_refusal_that_repeats_itself_stops_the_run(photos: Path, tmp_path: Path) -> None:
+    images = sorted(photos.iterdir())
+    with pytest.raises(ReasonError, match=r"every request of the step 'description': repetition above 128.*5 in a row"):
+        run_job(job_of(images), Refuser(lambda request: True), tmp_path / "a")
+    # What is refused now and then costs its images only.
+    third = iter(range(100))
+    summary, _, _ = run_job(job_of(images), Refuser(lambda request: next(third) % 3 == 0), tmp_path / "b")
+    assert len(summary.failed) == len(images)
 
 
 def test_an_interrupt_stops_with_what_is_finished(vllm_engine: VllmEngine, photos: Path, tmp_path: Path) -> None:
@@ -141,8 +180,6 @@ def test_images_of_another_process_are_waited_for_and_inherited(
 def test_progress_counts_and_says_what_it_counts(capsys: pytest.CaptureFixture[str]) -> None:
     usage = Usage()
     assert usage.cached_share is None
-    from reason.asking.messages import Answer
-
     usage.add(Answer("a", "", "stop", 100, 75, 10))
     usage.add(Answer("b", "", "stop", 50, None, 5))
     assert (usage.requests, usage.prompt, usage.completion, usage.cached_share) == (2, 150, 15, 0.75)
