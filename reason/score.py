@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.triplets import find_image_file, load_image
-from reason.vocabulary import Vocabulary
+from reason.vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -383,10 +382,12 @@ def run(args: argparse.Namespace) -> int:
         raise ReasonError(f"--min-share {args.min_share:g}: must be at least 0 and below 1, such as 0.001")
     if args.ignore is not None and not 0 <= args.ignore <= IGNORED[-1]:
         raise ReasonError(f"--ignore {args.ignore}: must be a pixel value, 0 to {IGNORED[-1]}")
+    vocabulary = read_vocabulary(args.vocabulary)
+    sys.stdout.write(f"{vocabulary.summary}\n")
     score = score_folder(
         args.results,
         args.labels,
-        read_vocabulary(args.vocabulary),
+        vocabulary,
         min_share=args.min_share,
         ignore=args.ignore,
         progress=lambda paths: tqdm(paths, unit="image", disable=None, leave=False),

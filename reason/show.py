@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from reason.cli.options import read_vocabulary
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.imagefile import ImageFileError
@@ -23,7 +22,7 @@ from reason.pages import data_uri, render
 from reason.runs.images import check_stems, encode_image, list_images
 from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image
-from reason.vocabulary import Vocabulary
+from reason.vocabulary import Vocabulary, read_vocabulary
 
 INDEX = "index.html"
 SHOWN_PIXELS = 900 * 900
@@ -252,6 +251,8 @@ def run(args: argparse.Namespace) -> int:
     images = found[: args.limit]
     check_stems(images)
     vocabulary = read_vocabulary(args.vocabulary) if args.vocabulary else None
+    if vocabulary:
+        sys.stdout.write(f"{vocabulary.summary}\n")
     output = args.output or Path("out", "show", args.results.resolve().name)
     entries = [find_shown(image, args.results) for image in images]
     if not any(entry.triplet or entry.failed for entry in entries):

@@ -3,21 +3,25 @@
 A vocabulary file is one JSON object, `{"vocabulary": name, "title": text, "classes": [...]}`; a class is
 `{"index": int, "dataset_id": int, "name": text, "synonyms": [text, ...], "thing": bool, "color": [r, g, b], "sed":
 text}` of which only `name` and `synonyms` are required. The benchmarks' files lie in `datasets/vocabularies/`. A
-user's own classes may also come as text: see `parse_vocabulary`.
+user's own classes may also come as text, and as the class lists of other projects (`reason.classlists`).
 """
 
 from __future__ import annotations
 
 import colorsys
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reason.classlists import entries_of_document, entries_of_lines, parse_document
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
+from reason.suggest import closest, did_you_mean
+
+_LONGEST_NAME = 40
 
 
 class VocabularyError(ValueError):
@@ -68,6 +72,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @property
+    def summary(self) -> str:
+        """Such as "vocabulary: pc59, 59 classes": said first, so that nobody waits for another one than meant."""
+        return f"vocabulary: {self.name}, {len(self)} class{'es' * (len(self) != 1)}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -140,14 +149,56 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             path = own
         elif not path.is_file():
             known = ", ".join(known_vocabularies()) or "none found"
-            raise VocabularyError(f"{name_or_path}: no such vocabulary; known are {known}; or give the path of a file")
+            hint = did_you_mean(str(name_or_path), known_vocabularies())
+            raise VocabularyError(
+                f"{name_or_path}: no such vocabulary{hint}; known are {known}; or give the path of a file"
+            )
     if path.suffix.lower() == ".json":
         try:
             document = read_json(path)
         except JsonError as error:
             raise VocabularyError(f"{path}: {error}") from error
         return vocabulary_from_json(document, where=str(path), name=path.stem)
-    return _from_lines(_read_lines(path), name=path.stem, where=str(path))
+    lines = _read_lines(path)
+    document = parse_document("\n".join(lines))
+    if document is not None:  # JSON under another suffix
+        return vocabulary_from_json(document, where=str(path), name=path.stem)
+    return _build(entries_of_lines(lines), path.stem, str(path))
+
+
+def read_vocabulary(text: str) -> Vocabulary:
+    """The classes that a user gives in one text: a benchmark's name, a file, or a list.
+
+    A list is named after its classes ("cat-dog-sofa"), so that different lists have folders of their own.
+
+    Raises:
+        VocabularyError: no class, a class twice, a file that cannot be read, or a single word that looks like a known
+            name; a comma behind it ("pc95,") insists on a class of that name.
+    """
+    path = Path(text)
+    known = known_vocabularies()
+    if path.suffix.lower() in (".json", ".txt") or text in known or _is_file(path):
+        return load_vocabulary(text)
+    near = closest(text, known) if re.fullmatch(r"\s*[\w.-]+\s*", text) else []
+    if near:
+        raise VocabularyError(
+            f"{text.strip()}: no such vocabulary; did you mean {' or '.join(near)}? For one class of that name, write "
+            f"'{text.strip()},'"
+        )
+    vocabulary = parse_vocabulary(text)
+    name = "-".join(re.sub(r"\W+", "-", entry.name).strip("-") for entry in vocabulary.classes).lower()
+    if len(name) > _LONGEST_NAME:
+        content = json.dumps(vocabulary.class_names, ensure_ascii=False, separators=(",", ":"))
+        digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        name = f"{name[:_LONGEST_NAME].rstrip('-')}-{digest[:6]}"
+    return replace(vocabulary, name=name, title=name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of classes may be too long for a file name
+        return False
 
 
 def parse_vocabulary(text: str, *, name: str = "custom") -> Vocabulary:
@@ -155,17 +206,23 @@ def parse_vocabulary(text: str, *, name: str = "custom") -> Vocabulary:
 
     `"cat, dog, sofa"` is three classes. With semicolons or line breaks these part the classes and commas part the
     synonyms of one: `"cat, kitten; dog, puppy"` is two classes of two names each. Blank lines and lines that start with
-    `#` are skipped.
+    `#` are skipped. A JSON list and lines of "index:name" are taken as well (`reason.classlists`).
 
     Raises:
         VocabularyError: no class, an empty name, or a class twice.
     """
+    where = "the list of classes"
+    document = parse_document(text)
+    if document is not None:
+        return vocabulary_from_json(document, where=where, name=name)
     if re.search(r"[;\n]", text):
-        return _from_lines(re.split(r"[;\n]", text), name=name, where="the list of classes")
+        return _build(entries_of_lines(re.split(r"[;\n]", text)), name, where)
     classes = [part.strip() for part in text.split(",")]
     if not classes[-1]:  # a trailing comma is no class
         classes.pop()
-    return _build(((part, (part,)) for part in classes), name, "the list of classes")
+    if len(classes) > 1 and all(re.match(r"\d+\s*:", part) for part in classes):
+        return _build(entries_of_lines(classes), name, where)
+    return _build([{"name": part, "synonyms": [part]} for part in classes], name, where)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -178,20 +235,8 @@ def _read_lines(path: Path) -> list[str]:
         ) from error
 
 
-def _from_lines(lines: Iterable[str], *, name: str, where: str) -> Vocabulary:
-    kept = [line.strip() for line in lines]
-    kept = [line for line in kept if line and not line.startswith("#")]
-    entries = []
-    for line in kept:
-        synonyms = tuple(part.strip() for part in line.split(","))
-        entries.append((synonyms[0], synonyms))
-    return _build(entries, name, where)
-
-
-def _build(entries: Iterable[tuple[str, Sequence[str]]], name: str, where: str) -> Vocabulary:
-    classes: list[dict[str, Any]] = [
-        {"name": first, "synonyms": list(names), "sed": ", ".join(names)} for first, names in entries
-    ]
+def _build(entries: list[dict[str, Any]], name: str, where: str) -> Vocabulary:
+    classes = [{"sed": ", ".join(entry["synonyms"]), **entry} for entry in entries]
     return vocabulary_from_json({"vocabulary": name, "title": name, "classes": classes}, where=where, name=name)
 
 
@@ -199,7 +244,7 @@ def vocabulary_from_json(document: Any, *, where: str, name: str = "custom") -> 
     """A vocabulary from the value of a vocabulary file.
 
     Args:
-        document: the JSON value.
+        document: the JSON value; also a class list of another project (`reason.classlists`).
         where: what to call the source in messages.
         name: the vocabulary's name where the document has none.
 
@@ -207,6 +252,9 @@ def vocabulary_from_json(document: Any, *, where: str, name: str = "custom") -> 
         VocabularyError: naming `where`, the class and the field.
     """
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
+        entries = entries_of_document(document)
+        if entries:
+            return _build(entries, name, where)
         raise VocabularyError(f'{where}: no list "classes"; write {{"vocabulary": …, "classes": [{{"name": …}}, …]}}')
     if not document["classes"]:
         raise VocabularyError(f"{where}: no class in it; name at least one")

@@ -15,7 +15,6 @@ from reason.cli.options import (
     add_what,
     engine_options,
     read_prompts,
-    read_vocabulary,
     task_options,
 )
 from reason.cli.running import Plan, carry_out
@@ -25,6 +24,7 @@ from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
 from reason.runs.jobs import GenericJob
 from reason.runs.store import STATE_FOLDER, ResultStore
+from reason.vocabulary import read_vocabulary
 
 RESULTS = Path("reason_data", "general_reason")
 _RECORD = "written.json"

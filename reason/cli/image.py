@@ -14,7 +14,6 @@ from reason.cli.options import (
     add_what,
     engine_options,
     read_prompts,
-    read_vocabulary,
     task_options,
 )
 from reason.cli.running import Plan, carry_out
@@ -26,6 +25,7 @@ from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.provenance import model_name
 from reason.runs.store import STATE_FOLDER
 from reason.score import label_files
+from reason.vocabulary import read_vocabulary
 
 RESULTS = Path("reason_data", "image_reason")
 

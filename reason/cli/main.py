@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from reason.cli.manual import MANUAL
 from reason.errors import run_command
+from reason.suggest import did_you_mean
 
 COMMANDS = {
     "image": "reason.cli.image",
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (sys.stdout if words else sys.stderr).write(MANUAL)
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        sys.stderr.write(f"error: {words[0]}: no such command; choose from {', '.join(COMMANDS)}\n")
+        hint = did_you_mean(words[0], COMMANDS)
+        sys.stderr.write(f"error: {words[0]}: no such command{hint}; there are {', '.join(COMMANDS)}\n")
         return 2
     module = importlib.import_module(COMMANDS[words[0]])
     parser = _Parser(prog=f"python -m reason {words[0]}", formatter_class=_Help, allow_abbrev=False)

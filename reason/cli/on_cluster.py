@@ -48,6 +48,7 @@ def run_on_cluster(
     """
     if arguments.engine == "server":
         raise ReasonError("--ray spreads copies of the model; a server is asked by one process: leave out --ray")
+    sys.stdout.write(f"{job.vocabulary.summary}\n")
     info = _first_look(arguments.engine, options, job)
     job = replace(job, images={name: path.resolve() for name, path in job.images.items()})
     options = replace(options, model=str(Path(options.model).resolve()), data_parallel=1)

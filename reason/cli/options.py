@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +11,9 @@ from reason.asking.prompts import PromptSet, load_prompts
 from reason.engines.interface import ENGINES, EngineOptions
 from reason.errors import ReasonError
 from reason.runs.images import MAX_PIXELS
-from reason.runs.provenance import digest
-from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
 
 _DEFAULTS = TaskOptions()
 _ENGINE = EngineOptions(model="")
-_LONGEST_NAME = 40
 
 
 def add_what(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -139,31 +134,6 @@ def add_run(parser: argparse.ArgumentParser, *, unit: str) -> argparse._Argument
     group.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group
-
-
-def read_vocabulary(text: str) -> Vocabulary:
-    """The classes that --vocabulary gives: a benchmark's name, a file, or a list.
-
-    A list is named after its classes ("cat-dog-sofa"), so that different lists have folders of their own.
-
-    Raises:
-        VocabularyError: no class, a class twice, or a file that cannot be read.
-    """
-    path = Path(text)
-    if path.suffix.lower() in (".json", ".txt") or text in known_vocabularies() or _is_file(path):
-        return load_vocabulary(text)
-    vocabulary = parse_vocabulary(text)
-    name = "-".join(re.sub(r"\W+", "-", entry.name).strip("-") for entry in vocabulary.classes).lower()
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME].rstrip('-')}-{digest(vocabulary.class_names)[:6]}"
-    return replace(vocabulary, name=name, title=name)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a list of classes may be too long for a file name
-        return False
 
 
 def read_prompts(version: str) -> PromptSet:

@@ -65,6 +65,7 @@ def carry_out(plan: Plan, arguments: argparse.Namespace, *, finish: Callable[[Re
     Raises:
         ReasonError, EngineGone: see `reason.errors`.
     """
+    _say(plan.vocabulary.summary)
     with ExitStack() as stack:
         engine, info = _first_look(plan, stack)
         folder, state = plan.place(info)

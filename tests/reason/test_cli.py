@@ -17,10 +17,10 @@ import pytest
 from reason.cli import image, running
 from reason.cli.image import labelled_images
 from reason.cli.main import COMMANDS, main
-from reason.cli.options import engine_options, read_vocabulary
+from reason.cli.options import engine_options
 from reason.errors import ReasonError
 from reason.triplets import load_generic, load_image
-from reason.vocabulary import load_vocabulary
+from reason.vocabulary import load_vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from reason.engines.interface import Engine
@@ -85,7 +85,9 @@ def test_the_manual_names_only_flags_that_exist(capsys: pytest.CaptureFixture[st
     ("words", "message"),
     [
         ([], ""),
-        (["paint"], "error: paint: no such command"),
+        (["paint"], "error: paint: no such command; there are image"),
+        (["imgae"], "error: imgae: no such command; did you mean image?"),
+        (["image", "--images", "IMAGES", "--vocabulary", "pc95"], "pc95: no such vocabulary; did you mean pc59"),
         (["image", "--images", "x"], "error: the following arguments are required: --vocabulary"),
         (["image", "--vocabulary", "pc59", "--images", "nowhere"], "error: --images nowhere: No such file"),
         (["image", "--vocabulary", "pc59", "--images", "IMAGES"], "error: --model: name the folder"),

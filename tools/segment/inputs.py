@@ -12,14 +12,14 @@ from pathlib import Path
 
 from maft.errors import UserError
 from maft.evaluation.evaluators import prediction_names
-from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary, parse_vocabulary
+from reason.vocabulary import Vocabulary, read_vocabulary
+
+__all__ = ["Targets", "find_images", "mark_things", "read_vocabulary", "targets"]
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """What is taken out of a folder; a file that is named is taken whatever it is called."""
-
-_FILE_SUFFIXES = (".json", ".txt")
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,6 @@ def _pictures_of(path: str, *, is_named: bool) -> Iterator[str]:
     if others:
         logger.warning("%s: left out, being no pictures by name: %d, such as %s", path, len(others), others[0])
     yield from map(str, pictures)
-
-
-def read_vocabulary(text: str) -> Vocabulary:
-    """The classes that --vocabulary gives: a file, the name of a benchmark's vocabulary, or a list.
-
-    Raises:
-        VocabularyError: no class, a class twice, or a file that cannot be read.
-    """
-    if os.path.isfile(text) or Path(text).suffix.lower() in _FILE_SUFFIXES or text in known_vocabularies():
-        return load_vocabulary(text)
-    return parse_vocabulary(text)
 
 
 def mark_things(vocabulary: Vocabulary, names: str) -> Vocabulary:
