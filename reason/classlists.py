@@ -92,7 +92,7 @@ def _of_texts(texts: Sequence[str]) -> list[Entry]:
 def _of_category(item: Mapping[str, Any]) -> Entry:
     names = [part.strip() for part in item["name"].split(",")]
     given = item.get("synonyms")
-    entry: Entry = {"name": item["name"], "synonyms": list(given) if _are_texts(given) else names}
+    entry: Entry = {"name": item["name"], "synonyms": given if _are_texts(given) else names}
     for ours, theirs in (("dataset_id", "id"), ("color", "color")):
         if item.get(theirs) is not None:
             entry[ours] = item[theirs]
