@@ -11,7 +11,8 @@ from pathlib import Path
 
 from maft.data import dataset_status, datasets_root
 from maft.weights.seeding import SEEDED
-from tools.assets import checkpoint_problem, count_files
+
+from .assets import checkpoint_problem, count_files
 
 GENERIC_FOLDERS = ("reason_data/general_reason", "reason_data/generic_reason")
 GENERIC_ENDINGS = ("_class_reason.json", "_class_des.json")

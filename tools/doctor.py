@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from tools.assets import checkpoint_problem, count_files
+from .assets import checkpoint_problem, count_files
 
 ROOT = Path(__file__).resolve().parent.parent
 State = Literal["ok", "missing", "problem", "broken"]
@@ -172,7 +172,7 @@ def _op() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from tools.benchmarks import SUITES
+    from .benchmarks import SUITES
 
     for suite in SUITES.values():
         problem = checkpoint_problem(ROOT / suite.weights)
@@ -187,7 +187,8 @@ def _weights() -> Iterator[Finding]:
 
 def _datasets() -> Iterator[Finding]:
     from maft.data import dataset_status, register_all
-    from tools.benchmarks import BY_NAME_ONLY, SUITES
+
+    from .benchmarks import BY_NAME_ONLY, SUITES
 
     register_all()
     benchmarks = {entry.dataset: entry for suite in SUITES.values() for entry in suite.benchmarks}
@@ -205,7 +206,7 @@ def _datasets() -> Iterator[Finding]:
 
 
 def _vocabularies() -> list[str]:
-    from tools.benchmarks import BY_NAME_ONLY, SUITES
+    from .benchmarks import BY_NAME_ONLY, SUITES
 
     return list(
         dict.fromkeys(b.name for suite in SUITES.values() for b in suite.benchmarks if b.name not in BY_NAME_ONLY)
@@ -214,7 +215,8 @@ def _vocabularies() -> list[str]:
 
 def _generic_reasons() -> Iterator[Finding]:
     from reason.triplets import TripletError, load_generic
-    from tools.benchmarks import REASONS_HINT, generic_candidates, generic_file
+
+    from .benchmarks import REASONS_HINT, generic_candidates, generic_file
 
     for vocabulary in _vocabularies():
         path = generic_file(vocabulary)
@@ -230,7 +232,7 @@ def _generic_reasons() -> Iterator[Finding]:
 
 
 def _image_reasons() -> Iterator[Finding]:
-    from tools.benchmarks import REASONS_HINT, image_reason_folders
+    from .benchmarks import REASONS_HINT, image_reason_folders
 
     for vocabulary in _vocabularies():
         counts = {folder: count_files(folder / vocabulary, ".json") for folder in dict.fromkeys(image_reason_folders())}

@@ -36,7 +36,8 @@ from maft.text.prompts import Prompts, image_prompts
 from maft.text.templates import template_set
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
-from tools.benchmarks import generic_file, reason_keys
+
+from .benchmarks import generic_file, reason_keys
 
 logger = logging.getLogger(__name__)
 

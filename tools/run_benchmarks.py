@@ -28,7 +28,8 @@ from tabulate import tabulate
 from maft.data import register_all
 from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
-from tools.benchmarks import GONE, MINI, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
+
+from .benchmarks import GONE, MINI, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 2
@@ -109,7 +110,7 @@ def train_net_command(entry: Plan, num_gpus: int, resume: bool) -> list[str]:
 
 def mini_command(entry: Plan, resume: bool) -> list[str]:
     """The command line that evaluates the drawn world in every way, and writes its report."""
-    words = [sys.executable, "-m", "tools.mini", "evaluate", "--output", str(entry.output)]
+    words = [sys.executable, "-m", f"{__package__}.mini", "evaluate", "--output", str(entry.output)]
     words += ["--resume"] if resume else []
     return [*words, "--", *(word for pair in entry.keys.items() for word in pair)]
 

@@ -35,7 +35,8 @@ from reason.engines.opening import open_engine
 from reason.errors import ReasonError, run_command
 from reason.runs.images import encode_image, list_images
 from reason.vocabulary import Vocabulary, load_vocabulary
-from tools.examples.photographs import load_photographs, open_photograph
+
+from ..examples.photographs import load_photographs, open_photograph
 
 TINY_MODEL = Path("tests/reason/tiny_qwen.py")
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,10 +29,11 @@ from maft.data.locate import status_of
 from maft.data.specs import BUILTIN, DatasetSpec
 from maft.errors import UserError, run_command
 from reason.vocabulary import load_vocabulary
-from tools.check_datasets.annotated import check_instance_set, check_panoptic_set
-from tools.check_datasets.report import Report, table
-from tools.check_datasets.semantic import Options, check_label_maps
-from tools.dataset_facts import DATASETS
+
+from ..dataset_facts import DATASETS
+from .annotated import check_instance_set, check_panoptic_set
+from .report import Report, table
+from .semantic import Options, check_label_maps
 
 _SPECS = {spec.name: spec for spec in BUILTIN}
 

@@ -13,10 +13,12 @@ from maft.data.locate import IMAGE_EXTENSIONS, DatasetPaths, stems
 from maft.data.records import SHARED_IDS
 from maft.data.specs import DatasetSpec
 from reason.vocabulary import Vocabulary, VocabularyClass
-from tools.check_datasets.files import Segments, Tally, check_images, check_panoptic
-from tools.check_datasets.pool import tally_all
-from tools.check_datasets.report import Report
-from tools.check_datasets.semantic import (
+
+from ..dataset_facts import split_facts
+from .files import Segments, Tally, check_images, check_panoptic
+from .pool import tally_all
+from .report import Report
+from .semantic import (
     Options,
     compare_counts,
     missing_partners,
@@ -24,7 +26,6 @@ from tools.check_datasets.semantic import (
     take_over,
     unlabelled,
 )
-from tools.dataset_facts import split_facts
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 

@@ -12,7 +12,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from maft.errors import UserError
-from tools.check_datasets.files import Tally
+
+from .files import Tally
 
 Task = TypeVar("Task")
 _BATCH = 16

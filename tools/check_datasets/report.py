@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from tools.check_datasets.files import EXAMPLES
-from tools.dataset_facts import Fact
+from ..dataset_facts import Fact
+from .files import EXAMPLES
 
 State = Literal["ok", "problems", "not there"]
 

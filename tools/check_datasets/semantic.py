@@ -11,10 +11,11 @@ from typing import TypeVar
 from maft.data.locate import IMAGE_EXTENSIONS, DatasetPaths, label_files, stems
 from maft.data.specs import IGNORE_16BIT, DatasetSpec
 from reason.vocabulary import Vocabulary
-from tools.check_datasets.files import SemanticRules, Tally, check_semantic
-from tools.check_datasets.pool import tally_all
-from tools.check_datasets.report import Report
-from tools.dataset_facts import Fact, split_facts
+
+from ..dataset_facts import Fact, split_facts
+from .files import SemanticRules, Tally, check_semantic
+from .pool import tally_all
+from .report import Report
 
 Entry = TypeVar("Entry")
 _BYTE = 255

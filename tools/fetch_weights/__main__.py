@@ -22,10 +22,11 @@ from functools import partial
 from pathlib import Path
 
 from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command
-from tools.assets import checkpoint_problem
-from tools.fetch_weights import transfer
-from tools.fetch_weights.catalogue import CATALOGUE, DEFAULT, ROOT, Checkpoint, Weights, by_hand
-from tools.fetch_weights.check import Identified, identify
+
+from ..assets import checkpoint_problem
+from . import transfer
+from .catalogue import CATALOGUE, DEFAULT, ROOT, Checkpoint, Weights, by_hand
+from .check import Identified, identify
 
 INTERRUPTED = 130
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")

@@ -15,7 +15,8 @@ from maft.errors import UserError
 from maft.meta_arch import build_network
 from maft.modeling.backbone import build_clip
 from maft.weights.checkpoint import load_weights, misfit, without_teacher
-from tools.fetch_weights.catalogue import ROOT, Checkpoint, Weights
+
+from .catalogue import ROOT, Checkpoint, Weights
 
 
 @dataclass(frozen=True)

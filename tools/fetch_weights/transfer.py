@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from maft.errors import UserError, one_line
 from maft.files import locked, replacing, user_errors
-from tools.fetch_weights.catalogue import Checkpoint, Clip, by_hand
+
+from .catalogue import Checkpoint, Clip, by_hand
 
 INCOMING = ".incoming"
 """Folder beside the weights for downloads under way: what lies in pretrained/ itself is whole and checked."""

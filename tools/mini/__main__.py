@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maft.errors import UserError, run_command
-from tools.benchmarks import parse_overrides
+
+from ..benchmarks import parse_overrides
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -23,13 +24,13 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words[:cut])
 
     def body() -> None:
-        from tools.mini.dataset import Layout, default_root, prepare
+        from .dataset import Layout, default_root, prepare
 
         if options.command == "prepare":
             for layout in prepare().values():
                 print(layout.folder)
         elif options.command == "evaluate":
-            from tools.mini.run import run
+            from .run import run
 
             try:
                 overrides = parse_overrides(words[cut + 1 :])
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 raise UserError(f"after --: {error}") from error
             run(options.output, overrides, resume=options.resume, sweep=options.observer_sweep)
         else:
-            from tools.mini.report import write_report
+            from .report import write_report
 
             print(write_report(Layout(default_root(), "val"), options.output, options.output / "report.html"))
 

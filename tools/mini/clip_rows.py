@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft.text.templates import template_set
-from tools.mini.names import made_up_name
-from tools.mini.scenes import Segment
-from tools.mini.world import (
+
+from .names import made_up_name
+from .scenes import Segment
+from .world import (
     KINDS,
     SEEN,
     STUFF_VALUES,

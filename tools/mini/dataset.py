@@ -36,9 +36,10 @@ from maft.errors import UserError
 from reason.jsonfile import JsonError, read_json
 from reason.triplets import dump_generic, dump_image
 from reason.vocabulary import dump_vocabulary
-from tools.mini import observer
-from tools.mini.scenes import IGNORE_LABEL, Scene, render_scene
-from tools.mini.world import Split, class_groups, classes_of, vocabulary
+
+from . import observer
+from .scenes import IGNORE_LABEL, Scene, render_scene
+from .world import Split, class_groups, classes_of, vocabulary
 
 logger = logging.getLogger(__name__)
 

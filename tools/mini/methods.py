@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS
-from tools.mini.results import DATASET
+from .dataset import LIST_ONLY, REASON_DATA, Layout
+from .observer import DEFAULT_LEVEL, LEVELS
+from .results import DATASET
 
 CONFIG_PLAIN = "configs/mini/eval.yaml"
 CONFIG_REASON = "configs/mini/eval_reason.yaml"

@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 
 from maft.text.templates import template_set
-from tools.mini.world import KINDS, PART_PHRASES, STUFF_VALUES, THING_VALUES
+
+from .world import KINDS, PART_PHRASES, STUFF_VALUES, THING_VALUES
 
 _ONSETS = "b br d dr f fl g gl h k kl l m n p pl r s sk st t tr v y z".split()
 _VOWELS = "a e i o u".split()

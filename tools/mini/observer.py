@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from reason.triplets import ImageTriplet, Reason
-from tools.mini.scenes import Scene, Segment
-from tools.mini.world import Kind, MiniClass, look_alike, reason_phrases, values_of
+
+from .scenes import Scene, Segment
+from .world import Kind, MiniClass, look_alike, reason_phrases, values_of
 
 _GENERIC_STREAM, _IMAGE_STREAM = 101, 102
 _ADD_LOOK_ALIKE = 0.5

@@ -8,8 +8,9 @@ from typing import Any
 from maft.errors import UserError
 from maft.files import read_label_map, read_panoptic
 from reason.jsonfile import JsonError, read_json
-from tools.mini.scenes import IGNORE_LABEL
-from tools.pictures import Maps, panoptic_maps
+
+from ..pictures import Maps, panoptic_maps
+from .scenes import IGNORE_LABEL
 
 
 def read_classes(folder: Path, stem: str, num_classes: int) -> Maps:

@@ -18,14 +18,15 @@ from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
 from reason.triplets import ImageTriplet, load_image
 from reason.vocabulary import Vocabulary
-from tools.mini import page
-from tools.mini.dataset import LIST_ONLY, REASON_DATA, Layout
-from tools.mini.methods import CLOSED, Method, main_methods
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS
-from tools.mini.predictions import read_classes, read_predicted_segments, read_segments
-from tools.mini.results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
-from tools.mini.world import GROUPS, VAL_CLASSES, vocabulary
-from tools.pictures import NONE, Maps, agreement, overlay, shares
+
+from ..pictures import NONE, Maps, agreement, overlay, shares
+from . import page
+from .dataset import LIST_ONLY, REASON_DATA, Layout
+from .methods import CLOSED, Method, main_methods
+from .observer import DEFAULT_LEVEL, LEVELS
+from .predictions import read_classes, read_predicted_segments, read_segments
+from .results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
+from .world import GROUPS, VAL_CLASSES, vocabulary
 
 SWEEP_FILE = "observer_sweep.json"
 SHIPPED_SWEEP = Path(__file__).resolve().parent / SWEEP_FILE

@@ -13,7 +13,8 @@ from tabulate import tabulate
 from maft.errors import UserError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
-from tools.mini.world import GROUPS, TRAIN_CLASSES, VAL_CLASSES, MiniClass
+
+from .world import GROUPS, TRAIN_CLASSES, VAL_CLASSES, MiniClass
 
 DATASET = "mini_val_panoptic"
 """One data set for both tasks: it has class maps and segments."""

@@ -17,12 +17,13 @@ from detectron2.config import CfgNode
 from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.results import results_folder
 from maft.run import evaluate_config
-from tools.mini import dataset
-from tools.mini.dataset import Layout, prepare
-from tools.mini.methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS
-from tools.mini.report import SWEEP_FILE, write_report
-from tools.mini.results import (
+
+from . import dataset
+from .dataset import Layout, prepare
+from .methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
+from .observer import DEFAULT_LEVEL, LEVELS
+from .report import SWEEP_FILE, write_report
+from .results import (
     closed_sentence,
     read_evaluation,
     results_document,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.mini import drawing
-from tools.mini.world import (
+from . import drawing
+from .world import (
     NEW,
     SEEN,
     SIZES,

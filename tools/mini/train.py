@@ -31,9 +31,10 @@ from maft.meta_arch import build_network
 from maft.run import register_datasets
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
-from tools.mini.dataset import prepare
-from tools.mini.run import run as evaluate
-from tools.mini.train_clip import Recipe, save_clip, train_clip
+
+from .dataset import prepare
+from .run import run as evaluate
+from .train_clip import Recipe, save_clip, train_clip
 
 CONFIG_TRAIN, CONFIG_EVAL = "configs/mini/train.yaml", "configs/mini/eval.yaml"
 SHIPPED = Path(__file__).resolve().parent / "weights" / "mini.safetensors"

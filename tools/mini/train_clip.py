@@ -35,9 +35,10 @@ from maft.meta_arch.parts import CLIP_CONFIG_DIR
 from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
 from maft.modeling.classify import MAX_LOGIT_SCALE
 from maft.modeling.layers import mask_pool
-from tools.mini import clip_rows
-from tools.mini.clip_rows import Facts, Saying
-from tools.mini.scenes import Scene, Segment, clip_training_scene
+
+from . import clip_rows
+from .clip_rows import Facts, Saying
+from .scenes import Scene, Segment, clip_training_scene
 
 logger = logging.getLogger(__name__)
 

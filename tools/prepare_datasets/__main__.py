@@ -19,10 +19,11 @@ from pathlib import Path
 
 from maft.data.locate import datasets_root
 from maft.errors import USER_ERRORS, UserError, one_line, run_command
-from tools.prepare_datasets.archives import Pool
-from tools.prepare_datasets.engine import execute, spool_folder
-from tools.prepare_datasets.listing import run_download, run_list
-from tools.prepare_datasets.registry import NAMES, PlanFunction, plan_function
+
+from .archives import Pool
+from .engine import execute, spool_folder
+from .listing import run_download, run_list
+from .registry import NAMES, PlanFunction, plan_function
 
 SPLITS = ("train", "val")
 ARCHIVES = "archives"

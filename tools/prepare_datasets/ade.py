@@ -10,9 +10,10 @@ import numpy as np
 
 from maft.errors import UserError
 from maft.files import encode_png
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import Item, Plan, copies
-from tools.prepare_datasets.label_codes import code_table, read_values, recode
+
+from .archives import Member, Pool
+from .engine import Item, Plan, copies
+from .label_codes import code_table, read_values, recode
 
 BASE = "ade/ADEChallengeData2016"
 FOLDERS = {"train": "training", "val": "validation"}

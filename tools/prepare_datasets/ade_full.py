@@ -24,10 +24,11 @@ from PIL import Image
 from maft.data.specs import IGNORE_16BIT
 from maft.errors import UserError
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.ade import FOLDERS
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import Item, Plan
-from tools.prepare_datasets.pictures import decode, encode_tiff16, open_picture
+
+from .ade import FOLDERS
+from .archives import Member, Pool
+from .engine import Item, Plan
+from .pictures import decode, encode_tiff16, open_picture
 
 BASE = "ade/ADE20K_2021_17_01"
 SHORT_SIDE = 512

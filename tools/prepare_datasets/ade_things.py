@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from maft.errors import UserError
 from maft.files import encode_panoptic, encode_png, replacing
 from reason.vocabulary import Vocabulary, load_vocabulary
-from tools.prepare_datasets.ade import (
+
+from .ade import (
     BASE,
     CLASSES,
     FOLDERS,
@@ -35,10 +36,10 @@ from tools.prepare_datasets.ade import (
     of_splits,
     semantic_items,
 )
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import WORK_FOLDER, Item, Plan, copies
-from tools.prepare_datasets.label_codes import read_values
-from tools.prepare_datasets.pictures import decode, picture_size
+from .archives import Member, Pool
+from .engine import WORK_FOLDER, Item, Plan, copies
+from .label_codes import read_values
+from .pictures import decode, picture_size
 
 _SOURCE = "instance maps (annotations_instance/ of annotations_instance.tar)"
 _NEAR = 30

@@ -13,11 +13,12 @@ from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
 from maft.files import MAX_SEGMENT_ID, encode_png
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import Item, Plan, copies
-from tools.prepare_datasets.json_stream import list_entries
-from tools.prepare_datasets.label_codes import code_table, read_identifiers, read_values, recode
-from tools.prepare_datasets.pairing import image_items, label_items, lacking, not_given, with_those_there
+
+from .archives import Member, Pool
+from .engine import Item, Plan, copies
+from .json_stream import list_entries
+from .label_codes import code_table, read_identifiers, read_values, recode
+from .pairing import image_items, label_items, lacking, not_given, with_those_there
 
 BASE = "coco"
 _STUFF = "stuffthingmaps_trainval2017.zip"

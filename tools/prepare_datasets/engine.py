@@ -30,7 +30,8 @@ from tqdm import tqdm
 from maft.errors import UserError, one_line
 from maft.files import locked
 from reason.files import ASIDE_SUFFIX, write_bytes
-from tools.prepare_datasets.archives import Member
+
+from .archives import Member
 
 WORK_FOLDER = ".prepare"
 """Below the data-set root and below a data set's folder: what is needed while preparing, removed at the end."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from maft.errors import UserError
 from maft.files import decode_panoptic
-from tools.prepare_datasets.archives import Member
-from tools.prepare_datasets.pictures import decode
+
+from .archives import Member
+from .pictures import decode
 
 UNKNOWN = -1
 """In a table: a value that the release does not have, so that the file is another one than was expected."""

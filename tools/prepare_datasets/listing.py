@@ -11,8 +11,9 @@ from typing import Any
 from tabulate import tabulate
 
 from maft.errors import UserError, one_line
-from tools.dataset_facts import ARCHIVES, Archive, archives_of, chosen
-from tools.download import fetch
+
+from ..dataset_facts import ARCHIVES, Archive, archives_of, chosen
+from ..download import fetch
 
 
 def run_list(names: Sequence[str], *, as_json: bool = False) -> int:

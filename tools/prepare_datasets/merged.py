@@ -10,9 +10,10 @@ from typing import Any
 
 from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
-from tools.prepare_datasets.archives import Member
-from tools.prepare_datasets.json_stream import list_entries
-from tools.prepare_datasets.pascal_labels import LARGEST_SIDE, Region, detail_codes, parse_region
+
+from .archives import Member
+from .json_stream import list_entries
+from .pascal_labels import LARGEST_SIDE, Region, detail_codes, parse_region
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from maft.data.locate import stems as stems_of
 from maft.errors import UserError
-from tools.prepare_datasets.archives import ARCHIVE_NAME, Member, Pool
-from tools.prepare_datasets.engine import Item, copies
+
+from .archives import ARCHIVE_NAME, Member, Pool
+from .engine import Item, copies
 
 _YEAR = re.compile(r"VOC(20\d\d)(?=/|$)")
 

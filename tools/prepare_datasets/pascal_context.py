@@ -14,12 +14,13 @@ import numpy as np
 
 from maft.errors import UserError
 from maft.files import encode_png
-from tools.prepare_datasets import pascal_labels
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import Item, Plan
-from tools.prepare_datasets.label_codes import recode
-from tools.prepare_datasets.merged import MergedImage, read_merged
-from tools.prepare_datasets.pairing import (
+
+from . import pascal_labels
+from .archives import Member, Pool
+from .engine import Item, Plan
+from .label_codes import recode
+from .merged import MergedImage, read_merged
+from .pairing import (
     image_items,
     label_items,
     needed,
@@ -28,7 +29,7 @@ from tools.prepare_datasets.pairing import (
     read_stems,
     with_those_there,
 )
-from tools.prepare_datasets.pictures import encode_tiff16
+from .pictures import encode_tiff16
 
 BASE = "VOCdevkit/VOC2010"
 _IMAGES = "images"

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from maft.data.specs import IGNORE_8BIT, IGNORE_16BIT
 from maft.errors import UserError
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.label_codes import UNKNOWN, code_table
+
+from .label_codes import UNKNOWN, code_table
 
 OTHER_NAMES = {"table": "diningtable", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Names in the full list, and in the release's `59_labels.txt`, that the 59 classes have otherwise."""

@@ -11,7 +11,8 @@ from PIL import Image
 
 from maft.errors import UserError
 from maft.files import UNREADABLE
-from tools.prepare_datasets.archives import Member
+
+from .archives import Member
 
 PIXEL_LIMIT = 100_000_000
 """Largest picture that is decoded; the largest of any of the releases has about 30 million pixels."""

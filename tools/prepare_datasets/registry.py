@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from maft.errors import UserError
-from tools.prepare_datasets.archives import Pool
-from tools.prepare_datasets.engine import Plan
+
+from .archives import Pool
+from .engine import Plan
 
 
 class PlanFunction(Protocol):
@@ -52,5 +53,5 @@ def plan_function(name: str) -> PlanFunction:
     if name not in _FUNCTIONS:
         raise UserError(f"no data set {name!r} can be prepared; known are {', '.join(NAMES)}")
     module, function = _FUNCTIONS[name].split(":")
-    found: PlanFunction = getattr(importlib.import_module(f"tools.prepare_datasets.{module}"), function)
+    found: PlanFunction = getattr(importlib.import_module(f"{__package__}.{module}"), function)
     return found

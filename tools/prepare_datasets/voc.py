@@ -12,10 +12,11 @@ from maft.data.specs import IGNORE_8BIT
 from maft.errors import UserError
 from maft.files import encode_png
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.archives import Member, Pool
-from tools.prepare_datasets.engine import Item, Plan
-from tools.prepare_datasets.label_codes import code_table, read_values, recode
-from tools.prepare_datasets.pairing import (
+
+from .archives import Member, Pool
+from .engine import Item, Plan
+from .label_codes import code_table, read_values, recode
+from .pairing import (
     image_items,
     label_items,
     needed,

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from maft.errors import UserError, run_command
 from maft.files import write_text
-from tools.results_table.collect import collect
-from tools.results_table.latex import latex
-from tools.results_table.page import html
-from tools.results_table.plain import comma_separated, markdown
-from tools.results_table.report import Report, build
+
+from .collect import collect
+from .latex import latex
+from .page import html
+from .plain import comma_separated, markdown
+from .report import Report, build
 
 FORMATS: Mapping[str, Callable[[Report], str]] = {"md": markdown, "tex": latex, "csv": comma_separated, "html": html}
 

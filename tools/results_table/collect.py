@@ -12,7 +12,8 @@ from maft.errors import UserError
 from maft.evaluation.journal import FINISHED, FOLDER, read_journal
 from maft.evaluation.provenance import ABSENT
 from maft.weights.seeding import SEEDED
-from tools.benchmarks import SUITES
+
+from ..benchmarks import SUITES
 
 RESULTS = "results.json"
 REASON_ARCHITECTURE = "MAFT_Plus_Reason"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from tools.results_table.report import Cell, Report, Table
-from tools.results_table.words import ORIGIN_HEADER, cell_words, origin_words
+from .report import Cell, Report, Table
+from .words import ORIGIN_HEADER, cell_words, origin_words
 
 _HEAD = "% \\usepackage{booktabs,graphicx} in the preamble.\n"
 _SPECIAL = {

@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
-from tools.results_table.report import Cell, Report, Table
-from tools.results_table.words import ORIGIN_HEADER, cell_words, origin_words
+from .report import Cell, Report, Table
+from .words import ORIGIN_HEADER, cell_words, origin_words
 
 _HERE = Path(__file__).resolve().parent
 _NOTABLE = 0.05

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from tools.results_table.report import Cell, Report
-from tools.results_table.words import ORIGIN_HEADER, cell_words, origin_words
+from .report import Cell, Report
+from .words import ORIGIN_HEADER, cell_words, origin_words
 
 CSV_HEADER = (
     "table",

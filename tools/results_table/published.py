@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tools.benchmarks import SUITES, Benchmark
+from ..benchmarks import SUITES, Benchmark
 
 ORDER = ("ade847", "pc459", "ade150", "pc59", "voc20")
 SOURCE = (

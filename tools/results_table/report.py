@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tools.benchmarks import SUITES
-from tools.dataset_facts import split_facts
-from tools.results_table.collect import Collection, Result
-from tools.results_table.published import (
+from ..benchmarks import SUITES
+from ..dataset_facts import split_facts
+from .collect import Collection, Result
+from .published import (
     PANOPTIC,
     QUALITIES,
     SEMANTIC,

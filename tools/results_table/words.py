@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tools.results_table.report import Cell, Origin
+from .report import Cell, Origin
 
 MARKS = {"seeded": "†", "part": "‡"}
 ABSENT_CELLS = {"missing": "missing", "unpublished": "n/a"}

@@ -22,8 +22,8 @@ from maft.meta_arch import MAFT_Plus, build_network
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.vocabulary import Vocabulary
-from tools.pictures import NONE, Maps, overlay, panoptic_maps, shares
 
+from ..pictures import NONE, Maps, overlay, panoptic_maps, shares
 from .draw import compose
 from .inputs import Targets
 
