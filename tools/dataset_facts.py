@@ -351,9 +351,12 @@ DATASETS: Mapping[str, DatasetFacts] = {
         ),
         DatasetFacts(
             "coco_panoptic",
-            "COCO panoptic, 133 classes (training)",
-            ("coco_train", "coco_panoptic"),
-            (Split("openvocab_coco_2017_train_panoptic", Fact((118287,), _COCO_SOURCE)),),
+            "COCO panoptic, 133 classes (training, and validation)",
+            ("coco_train", "coco_val", "coco_panoptic"),
+            (
+                Split("openvocab_coco_2017_train_panoptic", Fact((118287,), _COCO_SOURCE)),
+                Split("openvocab_coco_2017_val_panoptic", Fact((5000,), _COCO_SOURCE)),
+            ),
             {},
         ),
     )

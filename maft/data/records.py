@@ -97,9 +97,7 @@ def panoptic_records(
         records.append(record)
     records.sort(key=lambda record: PurePath(record["file_name"]).stem)
     if shared:
-        logger.warning(
-            "data set %s: %s lists %d segment ids for two classes; %s", spec.name, where, shared, SHARED_IDS
-        )
+        logger.warning("data set %s: %s lists %d segment ids for two classes; %s", spec.name, where, shared, SHARED_IDS)
     return _checked(records, lost, spec, paths, what="annotations")
 
 

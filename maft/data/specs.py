@@ -132,6 +132,16 @@ def _coco() -> Iterator[DatasetSpec]:
             images=(folder,),
             labels=(f"stuffthingmaps_detectron2/{folder}",),
         )
+    yield DatasetSpec(
+        "openvocab_coco_2017_val_panoptic",
+        "coco_panoptic133",
+        "panoptic",
+        _COCO,
+        images=("val2017",),
+        labels=("panoptic_val2017", "panoptic/annotations/panoptic_val2017"),
+        json_files=("annotations/panoptic_val2017.json", "panoptic/annotations/panoptic_val2017.json"),
+        evaluator_type="coco_panoptic_seg",
+    )
     # The second name is the one that the panoptic configurations use.
     for name in ("openvocab_coco_2017_train_panoptic", "coco_seg_pan_voab"):
         yield DatasetSpec(

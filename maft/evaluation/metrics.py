@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+QUALITIES = ("PQ", "SQ", "RQ")
+APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+"""COCO's, in the order of `COCOeval.stats`: over IoU 0.5 to 0.95, at 0.5, at 0.75; small, medium, large masks."""
+MAIN_FIGURES = {"sem_seg": ("mIoU_reference", "mIoU_present"), "panoptic_seg": QUALITIES, "instances": APS}
+"""Task -> the figures that tables show."""
+
+
+def main_figures(task: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The `MAIN_FIGURES` of a task's metrics, over all classes, in percent.
+
+    Raises:
+        KeyError: an unknown task, or a figure is missing.
+    """
+    values = metrics["all"] if task == "panoptic_seg" else metrics
+    return {name: values[name] for name in MAIN_FIGURES[task]}
 
 
 def confusion_matrix(

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from maft.evaluation.journal import mark_finished
+from maft.evaluation.metrics import APS, QUALITIES
 from maft.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -75,19 +76,21 @@ def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         evaluations: data set name to what `evaluate` returned.
     """
-    semantic, panoptic = [], []
+    semantic, panoptic, instances = [], [], []
     for dataset_name, evaluation in evaluations.items():
         images = evaluation["images"]["total"]
         reasons = ", ".join(f"{name} {count}" for name, count in evaluation["usage"].items())
         for task, metrics in evaluation["metrics"].items():
             if task == "sem_seg":
                 semantic.append([dataset_name, *(metrics[key] for key in SEMANTIC), images, reasons])
+            elif task == "instances":
+                instances.append([dataset_name, *(metrics[key] for key in APS), images, reasons])
             else:
-                qualities = (metrics["all"][key] for key in ("PQ", "SQ", "RQ"))
+                qualities = (metrics["all"][key] for key in QUALITIES)
                 split = (metrics[part]["PQ"] for part in ("things", "stuff"))
                 panoptic.append([dataset_name, *qualities, *split, images, reasons])
                 if other := metrics.get("by_pixels"):
-                    values = [other["all"][key] for key in ("PQ", "SQ", "RQ")]
+                    values = [other["all"][key] for key in QUALITIES]
                     parts = [other[part]["PQ"] for part in ("things", "stuff")]
                     panoptic.append([f"{dataset_name}, by pixels", *values, *parts, images, reasons])
     blocks = []
@@ -95,8 +98,10 @@ def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         blocks.append(_table(semantic, ["semantic", *SEMANTIC, "images", "reasons"]))
         blocks.append(DEFINITIONS)
     if panoptic:
-        blocks.append(_table(panoptic, ["panoptic", "PQ", "SQ", "RQ", "PQ things", "PQ stuff", "images", "reasons"]))
+        blocks.append(_table(panoptic, ["panoptic", *QUALITIES, "PQ things", "PQ stuff", "images", "reasons"]))
         blocks += [BY_PIXELS] if any(row[0].endswith("by pixels") for row in panoptic) else []
+    if instances:
+        blocks.append(_table(instances, ["instances", *APS, "images", "reasons"]))
     return "\n\n".join(blocks)
 
 
@@ -112,7 +117,9 @@ def _task_table(task: str, metrics: Mapping[str, Any]) -> str:
             f"{classes['in_ground_truth_or_prediction']} in ground truth or prediction. {DEFINITIONS}"
         )
         return f"{_table([[metrics[key] for key in SEMANTIC]], list(SEMANTIC))}\n\n{note}"
-    keys, parts = ("PQ", "SQ", "RQ", "classes"), ("all", "things", "stuff")
+    if task == "instances":
+        return _table([[*(metrics[key] for key in APS), metrics["classes"]]], [*APS, "classes with objects"])
+    keys, parts = (*QUALITIES, "classes"), ("all", "things", "stuff")
     rows = [[part, *(metrics[part][key] for key in keys)] for part in parts]
     other = metrics.get("by_pixels")
     if other:

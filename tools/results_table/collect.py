@@ -10,6 +10,7 @@ from typing import Any
 
 from maft.errors import UserError
 from maft.evaluation.journal import FINISHED, FOLDER, read_journal
+from maft.evaluation.metrics import main_figures
 from maft.evaluation.provenance import ABSENT
 from maft.weights.seeding import SEEDED
 
@@ -163,10 +164,8 @@ def _read(path: Path) -> list[Result]:
 
 
 def _numbers(task: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    if task == "panoptic_seg":
-        return {name: metrics["all"][name] for name in ("PQ", "SQ", "RQ")}
-    names = ("mIoU_reference", "mIoU_present")
-    missing = [name for name in names if metrics.get(name) is None]
-    if missing:
+    figures = main_figures(task, metrics)
+    missing = [name for name, value in figures.items() if value is None]
+    if missing and task != "instances":  # there is no AP of small objects where there is no small object
         raise KeyError(*missing)
-    return {name: metrics[name] for name in names}
+    return {name: value for name, value in figures.items() if value is not None}
