@@ -7,6 +7,8 @@ that those files load unchanged; on the command line, such a key gets a warning.
 from __future__ import annotations
 
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,34 @@ CHOICES = {
 """Key -> the values it may have."""
 
 
+PATHS = (
+    "OUTPUT_DIR",
+    "MODEL.WEIGHTS",
+    "MODEL.TEST_CLASS_REASON_JSON",
+    "MODEL.REASON_DIR",
+    "MODEL.REASON.FEATURE_DIR",
+    "MODEL.REASON.BANK_DIR",
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME",
+    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS",
+)
+"""Keys that hold paths; `expand_home` sees to a "~" in them."""
+
+
+_NAMES = ("DATASETS.TEST", "DATASETS.TRAIN", "DATASETS.REGISTER")
+_ONE_NAME = r"[\s(]*['\"]?([\w./-]+)['\"]?[\s)]*"
+"""A name alone, or in parentheses without a comma, which to Python is the same."""
+
+
+def expand_home(cfg: CfgNode) -> None:
+    """Replace a "~" or "~user" at the beginning of every key of `PATHS` by the home folder, in place."""
+    for key in PATHS:
+        *parents, leaf = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = os.path.expanduser(node[leaf])
+
+
 def add_maft_config(cfg: CfgNode) -> None:
     """Add every key of `KEYS` and `ACCEPTED` with its default to a config of detectron2, in place."""
     defaults = {key: default for key, (default, _) in KEYS.items()} | ACCEPTED
@@ -205,6 +235,11 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         raise UserError(f"KEY VALUE pairs: '{options[-1]}' has no value")
     cfg = get_cfg()
     add_maft_config(cfg)
+    if not Path(config_file).read_bytes().strip():
+        raise UserError(f"--config-file {config_file}: an empty file; copy it again, or take one under configs/")
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        if key in _NAMES and (found := re.fullmatch(_ONE_NAME, value)):
+            raise UserError(f"{key} {value}: takes a list of names; write {key} \"('{found[1]}',)\", with the comma")
     try:
         cfg.merge_from_file(config_file)
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
@@ -222,6 +257,7 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
     if cfg.SEED < 0:
         cfg.SEED = 123
+    expand_home(cfg)
     return cfg
 
 

@@ -7,6 +7,7 @@ panoptic map is an RGB PNG that holds one segment id per pixel, id = R + 256 G +
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,29 @@ UNREADABLE = (
 
 MAX_SEGMENT_ID = 2**24 - 1
 _SHOWN = 8
+
+
+def user_path(text: str) -> Path:
+    """A path that a user wrote, for argparse: shells leave the "~" in --option=~/folder and between quotes."""
+    return Path(text).expanduser()
+
+
+def check_folder(key: str, folder: str | Path) -> None:
+    """Find out whether a folder can be written to, or made, before hours of work depend on it.
+
+    Args:
+        key: what names the folder, for the message.
+
+    Raises:
+        UserError: a file stands in its place, or on the way to it, or it cannot be written.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{key} {folder}: {place} is a file, not a folder; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{key} {folder}: {place} cannot be written; choose another folder")
 
 
 @contextmanager

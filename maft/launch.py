@@ -17,6 +17,7 @@ from torch import distributed
 
 from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, run_command
+from maft.files import check_folder
 from maft.meta_arch import build_network
 from maft.run import check_datasets, check_inputs, check_weights, choose_device, evaluate_all, register_datasets, show
 from maft.training.checks import check_training
@@ -91,6 +92,7 @@ def check_training_inputs(cfg: CfgNode) -> None:
     """
     check_datasets(cfg, "TRAIN", "TEST")
     check_training(cfg)
+    check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg)
 

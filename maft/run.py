@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from maft.config import build_config
 from maft.data import InferenceMapper, dataset_names, register_all, register_modules
 from maft.data.mapper import MAPPERS
 from maft.errors import UserError
 from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
+from maft.evaluation.instances import InstanceEvaluator
 from maft.evaluation.loop import evaluate
 from maft.evaluation.provenance import (
     ABSENT,
@@ -33,6 +34,7 @@ from maft.evaluation.provenance import (
 )
 from maft.evaluation.results import results_folder, summary, write_results
 from maft.evaluation.sources import hash_sources
+from maft.files import check_folder
 from maft.meta_arch.maft_plus import MAFT_Plus, build_network, text_options
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
@@ -112,6 +114,7 @@ def check_inputs(cfg: CfgNode) -> None:
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: empty; name a data set, such as openvocab_pascal_ctx59_sem_seg_val")
     check_weights(cfg)
+    check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
 
 
 def check_datasets(cfg: CfgNode, *keys: str) -> None:
@@ -163,9 +166,13 @@ def _hash_if_there(path: str | Path) -> str:
 def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
     """What INPUT.DATASET_MAPPER_NAME asks for: class maps, or panoptic segments (the reference's choice of key).
 
-    A data set that has label maps only is evaluated on them in any case.
+    A data set that has label maps only is evaluated on them in any case, one of instances by the AP of its masks.
     """
     folder = results_folder(cfg.OUTPUT_DIR, dataset)
+    if MetadataCatalog.get(dataset).evaluator_type == "coco":
+        if not cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
+            raise UserError(f"{dataset} evaluates instances; set MODEL.MASK_FORMER.TEST.INSTANCE_ON True")
+        return InstanceEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
     mapper = cfg.INPUT.DATASET_MAPPER_NAME
     if MAPPERS[mapper][0] == "segments":
         if not cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:

@@ -100,8 +100,17 @@ class Vocabulary:
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """One RGB colour in [0, 255] per class: the data set's where it has one, else one made from the index."""
-        return tuple(entry.color or spread_color(entry.index) for entry in self.classes)
+        """One RGB colour in [0, 255] per class, no two alike: the data set's where it has one, else one from the index.
+
+        Some data sets give one colour to several classes (pc459: 59 colours); the first of them keeps it.
+        """
+        colors: dict[tuple[int, int, int], None] = {}
+        for entry in self.classes:
+            color, step = entry.color or spread_color(entry.index), 0
+            while color in colors:
+                color, step = spread_color(entry.index + step * len(self.classes)), step + 1
+            colors[color] = None
+        return tuple(colors)
 
 
 def spread_color(index: int) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from maft.config import build_config
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
+from maft.files import user_path
 from maft.meta_arch.maft_plus import clip_architecture
 from maft.text.bank import FeatureBank
 from maft.text.classifier import ClassifierSource, fold_rows
@@ -69,7 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--datasets", nargs="+", metavar="VOCABULARY", help="pc59, ade150, …; default MODEL.REASON_DATA")
-    what.add_argument("--reasons", type=Path, metavar="FOLDER", help="a folder of image-specific reason files")
+    what.add_argument("--reasons", type=user_path, metavar="FOLDER", help="a folder of image-specific reason files")
     parser.add_argument("--vocabulary", help="with --reasons: its name, or a vocabulary file")
     parser.add_argument("--format", choices=("bank", "json"), default="bank", help="json: write feature files, too")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")

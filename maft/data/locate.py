@@ -60,7 +60,7 @@ class DatasetStatus:
 
 def datasets_root() -> Path:
     """The folder that holds the data sets: the environment variable DETECTRON2_DATASETS, or "datasets"."""
-    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
 def stems(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:

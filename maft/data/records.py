@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from maft.data.locate import IMAGE_EXTENSIONS, DatasetPaths, label_files, stems
-from maft.data.specs import DatasetSpec
+from maft.data.specs import DatasetSpec, Kind
 from maft.errors import UserError
 from maft.files import MAX_SEGMENT_ID
 
@@ -65,7 +65,7 @@ def panoptic_records(
     """
     assert paths.labels is not None and paths.json_file is not None, paths
     where = paths.json_file
-    document = _document(where)
+    document = _document(where, spec.kind)
     names = {str(image.get("id")): image.get("file_name") for image in document["images"] if isinstance(image, dict)}
     images = stems(paths.images, IMAGE_EXTENSIONS)
     records, lost, shared = [], [], 0
@@ -111,7 +111,7 @@ def instance_records(spec: DatasetSpec, paths: DatasetPaths) -> list[Record]:
         UserError: malformed file, or none of its images is there.
     """
     assert paths.json_file is not None, paths
-    document = _document(paths.json_file)
+    document = _document(paths.json_file, spec.kind)
     images = stems(paths.images, IMAGE_EXTENSIONS)
     records, lost = [], []
     for entry in document["images"]:
@@ -160,7 +160,7 @@ def _segment(segment: Mapping[str, Any], contiguous: Mapping[int, int], things: 
     return {**segment, "category_id": index, "isthing": index in things}
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path, kind: Kind) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -169,10 +169,17 @@ def _document(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error}); it may be cut off: prepare or copy it again") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: holds no JSON object; this must be a COCO annotation file")
-    document.setdefault("images", [])
+    if kind == "panoptic":
+        document.setdefault("images", [])  # its annotations name their images
     for field in ("images", "annotations"):
         if not isinstance(document.get(field), list):
             raise UserError(f"{path}: no list {field!r}; this must be a COCO annotation file")
+    what = "annotations" if kind == "panoptic" else "images"
+    if not document[what]:
+        raise UserError(
+            f"{path}: lists no {what}, so there is nothing to evaluate; bring the annotation file of a split that has "
+            "labels, or prepare the data set again"
+        )
     return document
 
 

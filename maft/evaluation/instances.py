@@ -106,14 +106,14 @@ class InstanceEvaluator:
         """The figures of an accumulated evaluation; its precision is (IoU, recall, class, size of mask, detections)."""
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
         place = {category: number for number, category in enumerate(evaluation.params.catIds)}
-        per_class = {}
+        per_class, occurring = {}, 0
         for index, name in enumerate(unique_names(self._class_names)):
             category = self._dataset_ids[index]
             values = precision[:, :, place[category]]
             objects = sum(not entry["iscrowd"] for entry in truth.loadAnns(truth.getAnnIds(catIds=[category])))
             per_class[name] = {"AP": _percent(values.mean() if (values > -1).all() else -1), "objects": objects}
+            occurring += objects > 0
         scores = {name: _percent(value) for name, value in zip(APS, evaluation.stats[:6], strict=True)}
-        occurring = sum(values["objects"] > 0 for values in per_class.values())
         return {**scores, "classes": occurring, "per_class": per_class}
 
 
@@ -136,7 +136,7 @@ def _ground_truth(path: Path, image_ids: set[Any], categories: Sequence[int]) ->
         document = json.loads(path.read_bytes())
         images = [entry for entry in document["images"] if entry["id"] in image_ids]
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for entry in document["annotations"]:
             if entry["image_id"] in image_ids and entry["category_id"] in categories:
                 annotations.append({"iscrowd": 0, **entry, "id": len(annotations) + 1})

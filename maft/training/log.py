@@ -16,14 +16,12 @@ from detectron2.utils import comm
 from torch import Tensor, distributed
 
 from maft.errors import UserError
+from maft.evaluation.metrics import main_figures
 from maft.files import user_errors, write_text
 
 logger = logging.getLogger(__name__)
 
 FILE = "metrics.json"
-
-_SEMANTIC = ("mIoU_reference", "mIoU_present")
-_PANOPTIC = ("PQ", "SQ", "RQ")
 
 
 class TrainingLog:
@@ -166,7 +164,5 @@ def flat_metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, floa
     flat: dict[str, float] = {}
     for dataset, evaluation in evaluations.items():
         for task, metrics in evaluation["metrics"].items():
-            values = metrics if task == "sem_seg" else metrics["all"]
-            keys = _SEMANTIC if task == "sem_seg" else _PANOPTIC
-            flat |= {f"{dataset}/{key}": values[key] for key in keys}
+            flat |= {f"{dataset}/{key}": value for key, value in main_figures(task, metrics).items()}
     return flat

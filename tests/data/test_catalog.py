@@ -20,6 +20,7 @@ from maft.data import (
     dataset_paths,
     dataset_spec,
     dataset_status,
+    datasets_root,
     register_all,
     register_custom,
     write_label_map,
@@ -286,7 +287,7 @@ def test_panoptic_records(root: Path, folder: str) -> None:
             ),
             r"ade20k_panoptic_val\.json: image 'a': a segment has id 0; .*0 stands for pixels of no segment",
         ),
-        (panoptic_document(annotations=[]), "none of its 0 annotations"),
+        (panoptic_document(annotations=[]), "lists no annotations, so there is nothing to evaluate"),
     ],
 )
 def test_bad_panoptic_files(root: Path, document: Any, words: str) -> None:
@@ -331,6 +332,23 @@ def test_instance_records(root: Path) -> None:
     file.write_text(json.dumps({"images": [{"id": 5, "file_name": "a.jpg"}], "annotations": []}))
     with pytest.raises(UserError, match="height"):
         DatasetCatalog.get(name)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), [({"annotations": []}, "no list 'images'"), ({"images": [], "annotations": []}, "no images")]
+)
+def test_an_instance_file_without_images_says_so(root: Path, document: Any, words: str) -> None:
+    base = root / "ade" / "ADEChallengeData2016"
+    picture(base / "images" / "validation" / "a.jpg")
+    (base / "ade20k_instance_val.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=rf"ade20k_instance_val\.json: (lists )?{words}"):
+        DatasetCatalog.get("openvocab_ade20k_instance_val")
+
+
+def test_the_home_folder_in_the_environment_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/sets")
+    assert datasets_root() == tmp_path / "sets"
 
 
 def test_custom_semantic_data_set(tmp_path: Path) -> None:

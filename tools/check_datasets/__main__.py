@@ -22,12 +22,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from maft.data import datasets_root
 from maft.data.locate import status_of
 from maft.data.specs import BUILTIN, DatasetSpec
 from maft.errors import UserError, run_command
+from maft.files import user_path
 from reason.vocabulary import load_vocabulary
 
 from ..dataset_facts import DATASETS
@@ -118,7 +118,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         prog="check_datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(DATASETS)}, or a registered name")
-    parser.add_argument("--root", type=Path, help="folder of the data sets (default: DETECTRON2_DATASETS, or datasets)")
+    parser.add_argument("--root", type=user_path, help="of the data sets (default: DETECTRON2_DATASETS, or datasets)")
     parser.add_argument("--sample", type=int, metavar="N", help="look into N files of each data set, evenly spread")
     parser.add_argument("--no-counts", action="store_true", help="do not compare with published numbers")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")

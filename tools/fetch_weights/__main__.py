@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command
+from maft.files import user_path
 
 from ..assets import checkpoint_problem
 from . import transfer
@@ -46,10 +47,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(CATALOGUE)}; default: {' '.join(DEFAULT)}"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="FILE", help="take these files")
-    what.add_argument("--check", dest="checked", nargs="*", type=Path, metavar="FILE", help="only check these files")
+    what.add_argument("--from", dest="sources", nargs="+", type=user_path, metavar="FILE", help="take these files")
+    what.add_argument(
+        "--check", dest="checked", nargs="*", type=user_path, metavar="FILE", help="only check these files"
+    )
     what.add_argument("--list", action="store_true", help="list what there is and what is in place")
-    parser.add_argument("--folder", type=Path, default=default_folder(), help="default: pretrained/")
+    parser.add_argument("--folder", type=user_path, default=default_folder(), help="default: pretrained/")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(words)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maft.errors import UserError, run_command
+from maft.files import user_path
 
 from ..benchmarks import parse_overrides
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     placed = argparse.ArgumentParser(add_help=False)
-    placed.add_argument("--output", type=Path, default=Path("out/mini"), help="default: out/mini")
+    placed.add_argument("--output", type=user_path, default=Path("out/mini"), help="default: out/mini")
     parser = argparse.ArgumentParser(
         prog="python -m tools.mini", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

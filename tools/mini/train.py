@@ -24,7 +24,7 @@ from torch import Tensor
 
 from maft.config import build_config
 from maft.errors import UserError, run_command
-from maft.files import write_bytes
+from maft.files import user_path, write_bytes
 from maft.launch import main as launch
 from maft.launch import parse_arguments
 from maft.meta_arch import build_network
@@ -128,7 +128,7 @@ def main(words: Sequence[str] | None = None) -> int:
         prog="python -m tools.mini.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and captions")
-    parser.add_argument("--output", type=Path, help="default: out/mini_train/seed<seed>")
+    parser.add_argument("--output", type=user_path, help="default: out/mini_train/seed<seed>")
     parser.add_argument("--clip-iterations", type=int, default=Recipe.iterations, help="steps of CLIP's training")
     parser.add_argument("--clip-scenes", type=int, default=Recipe.scenes, help="different pictures that CLIP sees")
     parser.add_argument("--ship", action="store_true", help=f"also write {SHIPPED.name} to tools/mini/weights")

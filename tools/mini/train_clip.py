@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from maft.errors import UserError
-from maft.files import write_bytes
+from maft.files import user_path, write_bytes
 from maft.meta_arch.parts import CLIP_CONFIG_DIR
 from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
 from maft.modeling.classify import MAX_LOGIT_SCALE
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--iterations", type=int, default=Recipe.iterations)
-    parser.add_argument("--output", type=Path, default=Path("out/mini/clip.safetensors"))
+    parser.add_argument("--output", type=user_path, default=Path("out/mini/clip.safetensors"))
     options = parser.parse_args(arguments)
     recipe = Recipe(seed=options.seed, iterations=options.iterations)
     start = time.perf_counter()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from maft.data.locate import datasets_root
 from maft.errors import USER_ERRORS, UserError, one_line, run_command
+from maft.files import user_path
 
 from .archives import Pool
 from .engine import execute, spool_folder
@@ -43,11 +44,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         dest="sources",
         nargs="+",
         action="extend",
-        type=Path,
+        type=user_path,
         metavar="PATH",
         help=f"archives, their unpacked folders, or a folder of archives (default: {ARCHIVES}/ below the root)",
     )
-    parser.add_argument("--root", type=Path, help="data-set root (default: DETECTRON2_DATASETS, or datasets)")
+    parser.add_argument("--root", type=user_path, help="data-set root (default: DETECTRON2_DATASETS, or datasets)")
     parser.add_argument("--workers", type=int, help="processes (default: the number of cores)")
     parser.add_argument("--split", choices=SPLITS, help="only this split (default: both, as far as they are given)")
     parser.add_argument("--list", action="store_true", help="say what is needed for the data sets named, or for all")
@@ -68,6 +69,8 @@ def main(arguments: argparse.Namespace) -> int:
         return status
     if not arguments.names:
         raise UserError(f"name the data sets to prepare: {', '.join(NAMES)}; --list says what each needs")
+    for name in arguments.names:
+        plan_function(name)  # a name that is not known is what is wrong, whatever else is
     workers = arguments.workers if arguments.workers is not None else len(os.sched_getaffinity(0))
     if workers < 1:
         raise UserError(f"--workers {workers}: at least one is needed")

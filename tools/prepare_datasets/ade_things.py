@@ -58,18 +58,6 @@ def thing_classes() -> tuple[int, ...]:
     return tuple(sorted(_classes().thing_indices))
 
 
-@cache
-def class_colors() -> tuple[Color, ...]:
-    """A colour per class, no two alike: those of the vocabulary, but the second of two that share one gets another."""
-    taken: set[Color] = {(0, 0, 0), *_classes().palette}
-    seen: set[Color] = set()
-    colors = []
-    for color in _classes().palette:
-        colors.append(_free_color(color, taken) if color in seen else color)
-        seen.add(color)
-    return tuple(colors)
-
-
 def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     """See `registry.PlanFunction`. Semantic label maps are made too: the data set is evaluated with them as well."""
     challenge, instances = _find(pool, root, splits)
@@ -83,7 +71,7 @@ def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     things = _classes().thing_indices
     categories = [
         {"id": entry.index, "name": entry.name, "isthing": int(entry.index in things), "color": list(color)}
-        for entry, color in zip(_classes().classes, class_colors(), strict=True)
+        for entry, color in zip(_classes().classes, _classes().palette, strict=True)
     ]
     return _plan("panoptic", challenge, items, categories)
 
@@ -155,7 +143,7 @@ def make_panoptic(
     _check_size(labels.shape, size, semantic)
     if labels.max(initial=0) > CLASSES:
         raise UserError(f"{semantic}: holds class {labels.max()}, there are {CLASSES}; give the maps of the release")
-    things, colors = _classes().thing_indices, class_colors()
+    things, colors = _classes().thing_indices, _classes().palette
     taken: set[Color] = {(0, 0, 0), *(color for index, color in enumerate(colors) if index not in things)}
     ids, class_of = np.zeros(size, dtype=np.int32), dict[int, int]()
     stuff = [int(value) - 1 for value in np.unique(labels) if value and int(value) - 1 not in things]

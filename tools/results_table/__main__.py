@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from maft.errors import UserError, run_command
-from maft.files import write_text
+from maft.files import user_path, write_text
 
 from .collect import collect
 from .latex import latex
@@ -33,9 +32,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="results_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where train_net.py has written to")
+    parser.add_argument("folders", nargs="+", type=user_path, metavar="FOLDER", help="where evaluations lie")
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: the ending of --output, else md")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: the terminal")
+    parser.add_argument("--output", type=user_path, metavar="FILE", help="default: the terminal")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(words)
 

@@ -38,7 +38,7 @@ _announced: set[str] = set()
 
 def library_folder() -> Path:
     """Where the compiled libraries and their build report lie."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).resolve().parent / "lib")
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path(__file__).resolve().parent / "lib").expanduser()
 
 
 def library_path(target: str) -> Path:

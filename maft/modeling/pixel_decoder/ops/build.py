@@ -81,7 +81,7 @@ def find_nvcc() -> tuple[Path, str] | None:
     The first of torch's major version comes before those of another.
     """
     if os.environ.get("CUDA_HOME"):
-        places = [Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc"]
+        places = [Path(os.environ["CUDA_HOME"]).expanduser() / "bin" / "nvcc"]
     else:
         on_path = shutil.which("nvcc")
         places = [Path(on_path)] if on_path else []
