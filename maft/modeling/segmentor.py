@@ -28,7 +28,9 @@ SegmentorT = TypeVar("SegmentorT", bound="Segmentor")
 class MaskHead(nn.Module):
     """Pixel decoder and transformer decoder under the names of the published state dicts."""
 
-    def __init__(self, pixel_decoder: MSDeformAttnPixelDecoder, predictor: MultiScaleMaskedTransformerDecoder) -> None:
+    def __init__(
+        self, pixel_decoder: MSDeformAttnPixelDecoder, predictor: MultiScaleMaskedTransformerDecoder
+    ) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
