@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from maft.errors import UserError
+from maft.resources import config_file as locate_config
 
 logger = logging.getLogger(__name__)
 
@@ -229,19 +229,20 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
     """
     if not config_file:
         raise UserError("--config-file: name one, such as configs/semantic/eval_base_reason.yaml")
-    if not Path(config_file).is_file():
+    path = locate_config(config_file)
+    if not path.is_file():
         raise UserError(f"--config-file {config_file}: no such file; those of this project lie under configs/")
     if len(options) % 2:
         raise UserError(f"KEY VALUE pairs: '{options[-1]}' has no value")
     cfg = get_cfg()
     add_maft_config(cfg)
-    if not Path(config_file).read_bytes().strip():
+    if not path.read_bytes().strip():
         raise UserError(f"--config-file {config_file}: an empty file; copy it again, or take one under configs/")
     for key, value in zip(options[::2], options[1::2], strict=True):
         if key in _NAMES and (found := re.fullmatch(_ONE_NAME, value)):
             raise UserError(f"{key} {value}: takes a list of names; write {key} \"('{found[1]}',)\", with the comma")
     try:
-        cfg.merge_from_file(config_file)
+        cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{config_file}: {_reason_of(error)}; the keys are listed in maft/config.py") from error
     try:

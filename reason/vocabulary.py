@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,10 @@ def split_synonyms(text: str) -> tuple[str, ...]:
 
 
 def vocabulary_folder() -> Path:
-    """Where the benchmarks' vocabularies lie: `datasets/vocabularies` of this repository."""
-    return Path(__file__).resolve().parent.parent / "datasets" / "vocabularies"
+    """Where the benchmarks' vocabularies lie: inside the installed package, or in `datasets/` of the checkout."""
+    package = Path(str(files("reason")))
+    inside = package / "vocabularies"
+    return inside if inside.is_dir() else package.resolve().parent / "datasets" / "vocabularies"
 
 
 def known_vocabularies() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
     python -m tools.doctor            for people
     python -m tools.doctor --json     for programs
 
-Exit status: 0, or 1 where torch or detectron2 cannot be imported, without which nothing runs.
+Exit status: 0, or 1 where torch cannot be imported, or in a checkout detectron2, without which its commands do not run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from .assets import checkpoint_problem, count_files
+from maft.resources import checkout, config_folder, mini_weights
+from reason.vocabulary import known_vocabularies
 
-ROOT = Path(__file__).resolve().parent.parent
+from .assets import checkpoint_problem, count_files
+from .commands import command
+
 State = Literal["ok", "missing", "problem", "broken"]
 """ok; missing: can be done without, or is the user's to bring; problem: there, but not as it should be; broken: nothing
 runs."""
@@ -59,9 +62,13 @@ def examine() -> list[Finding]:
         findings += _cuda(torch)
     detectron2, detectron2_finding = _imported("detectron2", "configuration, data sets and launching: every command")
     findings.append(_which_detectron2(detectron2, detectron2_finding))
-    if torch is None or detectron2 is None:
+    findings += _guarded(_shipped)
+    if torch is None:
         return findings
-    for check in (_op, _weights, _datasets, _generic_reasons, _image_reasons, _features):
+    findings += _guarded(_op)
+    if detectron2 is None:
+        return findings
+    for check in (_weights, _datasets, _generic_reasons, _image_reasons, _features):
         findings += _guarded(check)
     return findings
 
@@ -88,9 +95,10 @@ def _imported(name: str, needed_for: str) -> tuple[ModuleType | None, Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
-    own = (ROOT / ".venv").resolve()
-    if Path(sys.prefix).resolve() == own:
+    version, root = platform.python_version(), checkout()
+    if root is None:
+        yield Finding("Environment", "python", "ok", f"{version}, {sys.executable}; installed as a package")
+    elif Path(sys.prefix).resolve() == (root / ".venv").resolve():
         yield Finding("Environment", "python", "ok", f"{version}, .venv")
     else:
         yield Finding(
@@ -104,10 +112,20 @@ def _python() -> Iterator[Finding]:
 
 
 def _which_detectron2(module: ModuleType | None, finding: Finding) -> Finding:
+    root = checkout()
+    if module is None and root is None:
+        return Finding(
+            "Environment",
+            "detectron2",
+            "missing",
+            "not installed",
+            "training and benchmarks",
+            "a checkout with its install.sh, or detectron2's own source",
+        )
     if module is None:
         return finding
     folder = Path(module.__file__ or "").resolve().parent
-    if folder.parent == ROOT / "compat":
+    if root and folder.parent == root / "compat":
         return Finding(
             "Environment",
             "detectron2",
@@ -144,6 +162,22 @@ def _driver() -> str:
     return next((word for word in first.split() if word[:1].isdigit() and "." in word), first)
 
 
+def _shipped() -> Iterator[Finding]:
+    """What comes along with the packages; in a wheel, something of it may be left out by mistake."""
+    ways = ("names of benchmarks as classes", "pip install openseg-r again")
+    names = known_vocabularies()
+    yield Finding("Package", "vocabularies", *(("ok", ", ".join(names)) if names else ("problem", "none", *ways)))
+    for name, path, use in (
+        ("configs", config_folder() / "base.yaml", "the networks' configurations"),
+        ("CLIP architectures", config_folder() / "clip", "architectures that open_clip does not ship"),
+        ("mini's weights", mini_weights(), "the model that needs no download"),
+    ):
+        if path.exists():
+            yield Finding("Package", name, "ok", str(path))
+        else:
+            yield Finding("Package", name, "problem", f"{path}: not there", use, "pip install openseg-r again")
+
+
 def _op() -> Iterator[Finding]:
     import torch
 
@@ -175,9 +209,9 @@ def _weights() -> Iterator[Finding]:
     from .benchmarks import SUITES
 
     for suite in SUITES.values():
-        problem = checkpoint_problem(ROOT / suite.weights)
+        problem = checkpoint_problem(suite.weights)
         if problem is None:
-            size = (ROOT / suite.weights).stat().st_size
+            size = Path(suite.weights).stat().st_size
             yield Finding("Weights", suite.weights, "ok", f"{size / 1e6:.0f} MB, CLIP's weights are part of it")
             continue
         state: State = "missing" if problem == "no such file" else "problem"
@@ -255,7 +289,7 @@ def _features() -> Iterator[Finding]:
         yield Finding("Text features", str(bank), "ok", f"{size / 1e6:.1f} MB of encoded sentences")
     else:
         use = "speed: sentences are encoded when they are first met, once"
-        way_out = "filled by every run; ahead of time by python -m tools.extract_text_features"
+        way_out = f"filled by every run; ahead of time by {command('extract_text_features')}"
         yield Finding("Text features", str(bank), "missing", "empty", use, way_out)
 
 
@@ -280,10 +314,10 @@ def report(findings: Sequence[Finding]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="doctor", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=command("doctor"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="a list of findings, for programs")
     options = parser.parse_args(words)
-    os.chdir(ROOT)  # what the user brings is looked for where the commands look for it
+    os.chdir(checkout() or ".")  # what the user brings is looked for where the commands look for it
     findings = examine()
     broken = any(finding.state == "broken" for finding in findings)
     if options.json:

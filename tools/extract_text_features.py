@@ -39,6 +39,7 @@ from reason.triplets import describe_image_reason_folders, image_reason_folders,
 from reason.vocabulary import Vocabulary, load_vocabulary
 
 from .benchmarks import generic_file, reason_keys
+from .commands import command, described
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,11 @@ class Job:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=command("extract_text_features"),
+        description=described(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--config-file", required=True, help="as for train_net.py: architecture, weights, NUM_DES, bank"
     )
@@ -252,7 +257,7 @@ def choose_device(asked: str | None) -> torch.device:
     return device
 
 
-def main(arguments: argparse.Namespace) -> int:
+def extract(arguments: argparse.Namespace) -> int:
     """Find the files, then encode."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     cfg = build_config(arguments.config_file, arguments.opts)
@@ -277,6 +282,11 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = parse_arguments(words)
+    return run_command(lambda: extract(arguments), debug=arguments.debug)
+
+
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    sys.exit(run_command(lambda: main(parsed), debug=parsed.debug))
+    sys.exit(main())

@@ -30,6 +30,7 @@ from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
 
 from .benchmarks import GONE, MINI, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
+from .commands import described
 
 ROOT = Path(__file__).resolve().parent.parent
 CANNOT_RUN = 2
@@ -53,7 +54,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
-        prog="run_benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="run_benchmarks", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", choices=tuple(SUITES))
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but mini")

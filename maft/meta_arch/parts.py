@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -15,11 +14,10 @@ from maft.modeling.losses import Criterion, LossOptions
 from maft.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder as PixelDecoder
 from maft.modeling.segmentor import MaskHead
 from maft.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder as Decoder
+from maft.resources import config_folder
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
-
-CLIP_CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs" / "clip"
 
 
 @BACKBONE_REGISTRY.register()
@@ -42,7 +40,7 @@ def clip_architecture(cfg: CfgNode) -> str:
     Raises:
         UserError: a file is named that is not there.
     """
-    register_clip_configs(CLIP_CONFIG_DIR)
+    register_clip_configs(config_folder() / "clip")
     try:
         return known_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
     except ValueError as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from maft.errors import run_command
 from tools.extract_text_features import main, parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,9 +23,8 @@ import sys, open_clip
 if __name__ == "__main__":
     open_clip.add_model_config(sys.argv[1])
     from maft.errors import run_command
-    from tools.extract_text_features import main, parse_arguments
-    parsed = parse_arguments(sys.argv[2:])
-    sys.exit(run_command(lambda: main(parsed), debug=parsed.debug))
+    from tools.extract_text_features import main
+    sys.exit(main(sys.argv[2:]))
 """
 CLASSES = ["cat", "dog", "sky", "road"]
 
@@ -159,8 +157,7 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch.chdir(REPOSITORY)
     names = {"{reasons}": str(place / "reasons"), "{four}": str(place / "four.json")}
     generic = ["MODEL.TEST_CLASS_REASON_JSON", str(place / "absent.json")] if "pc59" in arguments else []
-    parsed = parse_arguments(["--config-file", CONFIG, *[names.get(word, word) for word in arguments], *generic])
-    status = run_command(lambda: main(parsed))
+    status = main(["--config-file", CONFIG, *[names.get(word, word) for word in arguments], *generic])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(lines) == 1 and message in lines[0]
 

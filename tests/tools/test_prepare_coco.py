@@ -16,8 +16,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from maft.errors import run_command
-from tools.prepare_datasets.__main__ import main, parse_arguments
+from tools.prepare_datasets.__main__ import main
 
 HEIGHT, WIDTH = 60, 80
 STEMS = {"train": ("000000000009", "000000000025"), "val": ("000000000139",)}
@@ -117,7 +116,7 @@ def downloads(tmp_path: Path) -> Path:
 
 def prepare(root: Path, *words: object) -> int:
     arguments = [*map(str, words), "--root", str(root), "--workers", "2"]
-    return run_command(lambda: main(parse_arguments(arguments)))
+    return main(arguments)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,9 +20,8 @@ import skimage.data
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from maft.errors import run_command
 from reason.vocabulary import load_vocabulary
-from tools.prepare_datasets.__main__ import main, parse_arguments
+from tools.prepare_datasets.__main__ import main
 
 HEIGHT, WIDTH = 60, 80
 TRAIN, VAL = ("2008_000001",), ("2008_000002", "2008_000003", "2010_004219")
@@ -179,7 +178,7 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare(root: Path, *words: object) -> int:
     arguments = [*map(str, words), "--root", str(root), "--workers", "2"]
-    return run_command(lambda: main(parse_arguments(arguments)))
+    return main(arguments)
 
 
 def labels_in(folder: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from maft.errors import UserError, run_command
+from maft.errors import UserError
 from reason.vocabulary import load_vocabulary
 from tools.segment.__main__ import main, parse_arguments
 from tools.segment.draw import compose
@@ -213,8 +213,7 @@ def test_more_bad_input(
 ) -> None:
     """As above, without the seconds that a process takes to import."""
     given = [word.replace("{pictures}", str(pictures)) for word in arguments]
-    parsed = parse_arguments(["--output", str(tmp_path), "--config-file", CONFIG, *given, *CPU])
-    assert run_command(lambda: main(parsed)) == 2
+    assert main(["--output", str(tmp_path), "--config-file", CONFIG, *given, *CPU]) == 2
     assert_one_error(capsys.readouterr().err, words)
     assert not list(tmp_path.iterdir())
 

@@ -30,6 +30,7 @@ from maft.errors import UserError, run_command
 from maft.files import user_path
 from reason.vocabulary import load_vocabulary
 
+from ..commands import described
 from ..dataset_facts import DATASETS
 from .annotated import check_instance_set, check_panoptic_set
 from .report import Report, table
@@ -115,7 +116,7 @@ def _short(dataset: str) -> str:
 def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="check_datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="check_datasets", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(DATASETS)}, or a registered name")
     parser.add_argument("--root", type=user_path, help="of the data sets (default: DETECTRON2_DATASETS, or datasets)")

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from maft.errors import run_command
 
+from ..commands import command, described
 from .photographs import GENERIC_REASONS, IMAGE_REASONS, VOCABULARY, write_photographs
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.examples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("examples"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("out/examples"), help="default: out/examples")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -29,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
         files = write_photographs(options.folder)
         vocabulary, generic, reasons = (os.path.relpath(path) for path in (VOCABULARY, GENERIC_REASONS, IMAGE_REASONS))
         print(f"{len(files)} photographs: {options.folder}\nTo segment them, with reasons written by hand:\n")
-        print(f"    python -m tools.segment {options.folder} --vocabulary {vocabulary} \\")
+        print(f"    {command('segment')} {options.folder} --vocabulary {vocabulary} \\")
         print(f"        --generic {generic} --image-reasons {reasons}")
 
     return run_command(body, debug=options.debug)

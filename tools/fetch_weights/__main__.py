@@ -23,10 +23,12 @@ from pathlib import Path
 
 from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command
 from maft.files import user_path
+from maft.resources import checkout
 
 from ..assets import checkpoint_problem
+from ..commands import described
 from . import transfer
-from .catalogue import CATALOGUE, DEFAULT, ROOT, Checkpoint, Weights, by_hand
+from .catalogue import CATALOGUE, DEFAULT, Checkpoint, Weights, by_hand
 from .check import Identified, identify
 
 INTERRUPTED = 130
@@ -34,14 +36,14 @@ ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def default_folder() -> Path:
-    """pretrained/ of this checkout, as it is named from the current folder."""
-    return Path(os.path.relpath(ROOT / "pretrained"))
+    """pretrained/ of this checkout, as it is named from the current folder; without a checkout, of that folder."""
+    return Path(os.path.relpath((checkout() or Path()) / "pretrained"))
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="fetch_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fetch_weights", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(CATALOGUE)}; default: {' '.join(DEFAULT)}"

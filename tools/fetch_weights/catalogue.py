@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 DRIVE = "https://drive.google.com/file/d/{}/view?usp=sharing"
 HUB = "https://huggingface.co/{}"
 

@@ -14,9 +14,10 @@ from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
 from maft.modeling.backbone import build_clip
+from maft.resources import config_file
 from maft.weights.checkpoint import load_weights, misfit, without_teacher
 
-from .catalogue import ROOT, Checkpoint, Weights
+from .catalogue import Checkpoint, Weights
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def expected_entries(weights: Weights) -> Mapping[str, Tensor]:
     """
     if isinstance(weights, Checkpoint):
         options = ["MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""]
-        model = build_network(build_config(str(ROOT / weights.config), options))
+        model = build_network(build_config(str(config_file(weights.config)), options))
         state = without_teacher(model.state_dict())
     else:
         try:

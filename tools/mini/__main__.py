@@ -16,6 +16,7 @@ from maft.errors import UserError, run_command
 from maft.files import user_path
 
 from ..benchmarks import parse_overrides
+from ..commands import command, described
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     placed = argparse.ArgumentParser(add_help=False)
     placed.add_argument("--output", type=user_path, default=Path("out/mini"), help="default: out/mini")
     parser = argparse.ArgumentParser(
-        prog="python -m tools.mini", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("mini"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", parents=[common], help="draw training and validation pictures")

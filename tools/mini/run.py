@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 
 from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.results import results_folder
+from maft.resources import checkout, mini_weights
 from maft.run import evaluate_config
 
 from . import dataset
@@ -63,6 +64,8 @@ def evaluate_methods(
         UserError: a configuration, the weights or a file is missing or malformed.
     """
     common = {} if torch.cuda.is_available() else {"MODEL.DEVICE": "cpu"}
+    if checkout() is None:  # the configuration names the weights' place in a checkout
+        common["MODEL.WEIGHTS"] = str(mini_weights())
     for method in methods:
         print(f"\n== {method.title}{f' ({method.name})' if '@' in method.name else ''}", flush=True)
         keys = common | {

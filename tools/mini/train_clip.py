@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from maft.errors import UserError
 from maft.files import user_path, write_bytes
-from maft.meta_arch.parts import CLIP_CONFIG_DIR
 from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
 from maft.modeling.classify import MAX_LOGIT_SCALE
 from maft.modeling.layers import mask_pool
+from maft.resources import config_folder
 
 from . import clip_rows
 from .clip_rows import Facts, Saying
@@ -150,7 +150,7 @@ class RegionClip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        register_clip_configs(CLIP_CONFIG_DIR)
+        register_clip_configs(config_folder() / "clip")
         self.backbone = CLIPBackbone(build_clip(ARCHITECTURE), ARCHITECTURE)
         self._tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(ARCHITECTURE)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), persistent=False)

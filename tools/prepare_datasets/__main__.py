@@ -21,6 +21,7 @@ from maft.data.locate import datasets_root
 from maft.errors import USER_ERRORS, UserError, one_line, run_command
 from maft.files import user_path
 
+from ..commands import command, described
 from .archives import Pool
 from .engine import execute, spool_folder
 from .listing import run_download, run_list
@@ -34,8 +35,8 @@ ARCHIVES = "archives"
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; its help is the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.prepare_datasets",
-        description=__doc__,
+        prog=command("prepare_datasets"),
+        description=described(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(NAMES)}")
@@ -58,7 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def main(arguments: argparse.Namespace) -> int:
+def carry_out(arguments: argparse.Namespace) -> int:
     """Carry out the command line; see the module."""
     root = arguments.root if arguments.root is not None else datasets_root()
     if arguments.list:
@@ -127,14 +128,15 @@ def _prepare_each(
     return failed
 
 
-def _run() -> int:
-    arguments = parse_arguments()
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = parse_arguments(words)
     try:
-        return run_command(lambda: main(arguments), debug=arguments.debug)
+        return run_command(lambda: carry_out(arguments), debug=arguments.debug)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(_run())
+    sys.exit(main())

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from maft.errors import UserError, run_command
 from maft.files import user_path, write_text
 
+from ..commands import described
 from .collect import collect
 from .latex import latex
 from .page import html
@@ -30,7 +31,7 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {"md": markdown, "tex": latex, 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="results_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="results_table", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=user_path, metavar="FOLDER", help="where evaluations lie")
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: the ending of --output, else md")

@@ -30,6 +30,7 @@ from maft.run import check_weights, choose_device
 from reason.triplets import load_generic
 from reason.vocabulary import Vocabulary
 
+from ..commands import command, described
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
 from .segmenter import Result, Segmenter, percent
 
@@ -49,7 +50,7 @@ _SHOWN = 8
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `images` and `opts` (KEY VALUE ...) are told apart."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("segment"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "words", nargs="+", metavar="IMAGE", help="pictures, folders, patterns; then KEY VALUE pairs of the config"
@@ -171,7 +172,7 @@ def _summary(segmenter: Segmenter, result: Result) -> str:
     return (", ".join(found[:_SHOWN]) + more or "none of the classes") + count
 
 
-def main(arguments: argparse.Namespace) -> int:
+def segment(arguments: argparse.Namespace) -> int:
     """Check everything that the user gave, then build the network and segment picture after picture."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     vocabulary = choose_vocabulary(arguments)
@@ -199,6 +200,11 @@ def main(arguments: argparse.Namespace) -> int:
     return USER_ERROR_STATUS if errors else 0
 
 
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = parse_arguments(words)
+    return run_command(lambda: segment(arguments), debug=arguments.debug)
+
+
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    sys.exit(run_command(lambda: main(parsed), debug=parsed.debug))
+    sys.exit(main())
