@@ -35,7 +35,8 @@ from maft.evaluation.provenance import (
 from maft.evaluation.results import results_folder, summary, write_results
 from maft.evaluation.sources import hash_sources
 from maft.files import check_folder
-from maft.meta_arch.maft_plus import MAFT_Plus, build_network, text_options
+from maft.meta_arch import MAFT_Plus, build_network
+from maft.meta_arch.parts import reason_settings
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
@@ -148,8 +149,8 @@ def check_weights(cfg: CfgNode) -> None:
 
 def fingerprint(cfg: CfgNode, weights: str) -> dict[str, str]:
     """Part -> hash of everything that the result of one image depends on, `weights` being the one of the weights."""
-    text = text_options(cfg, reasons=True)
-    triplets = [text["generic_file"], *text["image_folders"]]
+    settings = reason_settings(cfg, reasons=True)
+    triplets = [settings.generic_file or "", *settings.image_folders]
     hashes = [hash_folder(path) if Path(path).is_dir() else _hash_if_there(path) for path in triplets]
     return {
         "config": hash_config(cfg),
@@ -258,12 +259,12 @@ def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:
     """Where the reasons came from and how they were used, for the record."""
     if not model.uses_reasons:
         return {"mode": "class names only"}
-    text = text_options(cfg, reasons=True)
+    settings = reason_settings(cfg, reasons=True)
     return {
-        "mode": text["mode"],
-        "attributes": text["num_des"],
-        "generic": str(text["generic_file"]),
-        "image-specific": [str(folder) for folder in text["image_folders"]],
+        "mode": settings.mode,
+        "attributes": settings.num_des,
+        "generic": str(settings.generic_file),
+        "image-specific": [str(folder) for folder in settings.image_folders],
     }
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from maft.errors import UserError
+from maft.modeling.maft_plus import MAFTPlus
 from maft.weights.checkpoint import load_model_weights, load_weights
 from maft.weights.seeding import is_seeded_entry, seed_module, seeded_entry
 
@@ -35,6 +36,7 @@ def state() -> dict[str, torch.Tensor]:
 
 def loaded(path: Path) -> dict[str, torch.Tensor]:
     network = Network()
+    network.teacher_prefix = MAFTPlus.teacher_prefix
     load_model_weights(network, path)
     return network.state_dict()
 

@@ -22,7 +22,7 @@ from PIL import Image
 from maft.config import build_config
 from maft.errors import run_command
 from maft.launch import main, parse_arguments
-from maft.meta_arch.maft_plus import text_options
+from maft.meta_arch.parts import reason_settings
 from reason.vocabulary import load_vocabulary
 
 CONFIG = "tests/assets/tiny.yaml"
@@ -389,6 +389,6 @@ def test_reasons_of_two_folders_do_not_mix(world: Path, tmp_path: Path) -> None:
     (tmp_path / "image_reason" / "model" / "voc20").mkdir(parents=True)
     folder = tmp_path / "image_reason" / "model"
     cfg = build_config(CONFIG, keys(world, tmp_path, MODEL__REASON_DIR=folder))
-    assert text_options(cfg, reasons=True)["image_folders"] == [folder / "voc20"]
+    assert reason_settings(cfg, reasons=True).image_folders == (folder / "voc20",)
     cfg.MODEL.REASON_DIR = str(tmp_path / "image_reason" / "another model")
-    assert text_options(cfg, reasons=True)["image_folders"] == [tmp_path / "image_reason" / "voc20"]
+    assert reason_settings(cfg, reasons=True).image_folders == (tmp_path / "image_reason" / "voc20",)

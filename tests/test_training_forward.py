@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_evaluation_is_the_same_in_a_model_that_can_learn(model: MAFT_Plus) -> N
     other = seed_module(build_network(config()))
     for network in (model, other):
         network.uses_reasons = False
-        network._text_options["reasons"] = False
+        network.settings = replace(network.settings, reasons=False)
     picture = record(64, 80, [0])
     with torch.inference_mode():
         ours, theirs = model.eval()([picture])[0]["sem_seg"], other([picture])[0]["sem_seg"]

@@ -28,12 +28,13 @@ from maft.config import build_config
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
 from maft.files import user_path
-from maft.meta_arch.maft_plus import clip_architecture
+from maft.meta_arch.parts import clip_architecture
 from maft.text.bank import FeatureBank
-from maft.text.classifier import ClassifierSource, fold_rows
 from maft.text.encoder import load_text_encoder
 from maft.text.feature_files import feature_file_path, read_feature_file, write_feature_file
 from maft.text.prompts import Prompts, image_prompts
+from maft.text.rows import RowFold, fold_rows
+from maft.text.source import TextSource
 from maft.text.templates import template_set
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
@@ -143,14 +144,8 @@ def fill_bank(job: Job, cfg: CfgNode, bank: FeatureBank) -> int:
     """Encode all sentences of a job that the bank lacks; returns how many there were."""
     encoded = 0
     folders = list(dict.fromkeys(path.parent for path in job.files))
-    source = ClassifierSource(
-        encoder=bank.encoder,
-        bank=bank,
-        templates=cfg.MODEL.REASON.TEMPLATES,
-        num_des=cfg.MODEL.NUM_DES,
-        generic_file=job.generic,
-        image_folders=folders,
-    )
+    fold = RowFold(templates=cfg.MODEL.REASON.TEMPLATES, num_des=cfg.MODEL.NUM_DES)
+    source = TextSource(fold, bank, generic_file=job.generic, image_folders=folders)
     synonyms = job.vocabulary.synonyms
     if job.generic is not None:
         encoded += source.warm_up(job.vocabulary.name, synonyms)

@@ -1,37 +1,47 @@
-"""The registered parts of the reference's networks, each built from its config keys."""
+"""The registered names of the reference's parts, and a config's keys as the builder's arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 
+from maft.data import datasets_root
 from maft.errors import UserError
-from maft.modeling.backbone import CLIPBackbone, build_clip, known_architecture, register_clip_configs
-from maft.modeling.losses import Criterion, LossOptions
-from maft.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder as PixelDecoder
-from maft.modeling.segmentor import MaskHead
-from maft.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder as Decoder
+from maft.modeling.backbone import known_architecture, register_clip_configs
+from maft.modeling.losses import LossOptions
+from maft.modeling.results import ResultOptions
 from maft.resources import config_folder
+from maft.text.settings import ReasonSettings
+from reason.triplets import describe_image_reason_folders, image_reason_folders
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
 
+Arguments = dict[str, Any]
 
-@BACKBONE_REGISTRY.register()
-def CLIP(cfg: CfgNode, input_shape: object = None) -> CLIPBackbone:
+
+def _register(registry: Registry, *names: str) -> Callable[[Callable[..., Arguments]], Callable[..., Arguments]]:
+    """Register one function under several names: with reasons and without are one part."""
+
+    def add(function: Callable[..., Arguments]) -> Callable[..., Arguments]:
+        for name in names:
+            alias = partial(function)
+            alias.__name__ = name  # type: ignore[attr-defined]
+            registry.register(alias)
+        return function
+
+    return add
+
+
+@_register(BACKBONE_REGISTRY, "CLIP")
+def clip_arguments(cfg: CfgNode, input_shape: object = None) -> Arguments:
     """MODEL.BACKBONE.NAME "CLIP": the architecture of MODEL.FC_CLIP.CLIP_MODEL_NAME."""
-    width = cfg.MODEL.FC_CLIP.EMBED_DIM
-    name = clip_architecture(cfg)
-    try:
-        backbone = CLIPBackbone(build_clip(name), name)
-    except ValueError as error:
-        raise _bad_architecture(error) from error
-    if backbone.embed_dim != width:
-        raise UserError(f"MODEL.FC_CLIP.EMBED_DIM: {width}, but {name} is {backbone.embed_dim} wide; set it so")
-    return backbone
+    return {"clip": clip_architecture(cfg)}
 
 
 def clip_architecture(cfg: CfgNode) -> str:
@@ -44,15 +54,18 @@ def clip_architecture(cfg: CfgNode) -> str:
     try:
         return known_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
     except ValueError as error:
-        raise _bad_architecture(error) from error
+        raise bad_architecture(error) from error
 
 
-def _bad_architecture(error: ValueError) -> UserError:
-    return UserError(f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320")
+def bad_architecture(error: ValueError) -> UserError:
+    """The error of an architecture that cannot be built."""
+    return UserError(
+        f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320"
+    )
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MSDeformAttnPixelDecoder(cfg: CfgNode, channels: Mapping[str, int]) -> PixelDecoder:
+@_register(SEM_SEG_HEADS_REGISTRY, "MSDeformAttnPixelDecoder")
+def pixel_decoder_arguments(cfg: CfgNode, input_shape: object = None) -> Arguments:
     """MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME "MSDeformAttnPixelDecoder"."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NORM != "GN" or head.COMMON_STRIDE != 4:
@@ -60,20 +73,21 @@ def MSDeformAttnPixelDecoder(cfg: CfgNode, channels: Mapping[str, int]) -> Pixel
             f"MODEL.SEM_SEG_HEAD: NORM '{head.NORM}' with COMMON_STRIDE {head.COMMON_STRIDE}; "
             "this pixel decoder has NORM 'GN' and COMMON_STRIDE 4"
         )
-    return PixelDecoder(
-        {name: channels[name] for name in head.IN_FEATURES},
-        encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
-        width=head.CONVS_DIM,
-        mask_dim=head.MASK_DIM,
-        heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
-        layers=head.TRANSFORMER_ENC_LAYERS,
-        points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
-        dropout=cfg.MODEL.MASK_FORMER.DROPOUT,
-    )
+    return {
+        "features": tuple(head.IN_FEATURES),
+        "encoder_features": tuple(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
+        "width": head.CONVS_DIM,
+        "encoder_heads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+        "encoder_layers": head.TRANSFORMER_ENC_LAYERS,
+        "encoder_points": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+        "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+    }
 
 
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MultiScaleMaskedTransformerDecoder(cfg: CfgNode) -> Decoder:
+@_register(
+    TRANSFORMER_DECODER_REGISTRY, "MultiScaleMaskedTransformerDecoder", "MultiScaleMaskedTransformerDecoder_Reason"
+)
+def decoder_arguments(cfg: CfgNode) -> Arguments:
     """MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME of the reference."""
     former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
     if former.HIDDEN_DIM != head.CONVS_DIM:
@@ -81,46 +95,58 @@ def MultiScaleMaskedTransformerDecoder(cfg: CfgNode) -> Decoder:
             f"MODEL.MASK_FORMER.HIDDEN_DIM: {former.HIDDEN_DIM} differs from MODEL.SEM_SEG_HEAD.CONVS_DIM "
             f"{head.CONVS_DIM}; the decoder takes the pixel decoder's maps as they are, set both alike"
         )
-    return Decoder(
-        embed_dim=cfg.MODEL.FC_CLIP.EMBED_DIM,
-        width=former.HIDDEN_DIM,
-        mask_dim=head.MASK_DIM,
-        queries=former.NUM_OBJECT_QUERIES,
-        layers=former.DEC_LAYERS - 1,
-        heads=former.NHEADS,
-        feedforward=former.DIM_FEEDFORWARD,
-    )
+    if head.MASK_DIM != head.CONVS_DIM:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.MASK_DIM: {head.MASK_DIM} differs from MODEL.SEM_SEG_HEAD.CONVS_DIM {head.CONVS_DIM}; "
+            "the decoder adds pooled mask features to queries, set both alike"
+        )
+    return {
+        "queries": former.NUM_OBJECT_QUERIES,
+        "decoder_layers": former.DEC_LAYERS - 1,
+        "decoder_heads": former.NHEADS,
+        "decoder_feedforward": former.DIM_FEEDFORWARD,
+    }
 
 
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MultiScaleMaskedTransformerDecoder_Reason(cfg: CfgNode) -> Decoder:
-    """The reference's other name for the same decoder."""
-    return MultiScaleMaskedTransformerDecoder(cfg)
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-def FCCLIPHead(cfg: CfgNode, channels: Mapping[str, int]) -> MaskHead:
+@_register(SEM_SEG_HEADS_REGISTRY, "FCCLIPHead", "FCCLIPHead_Reason")
+def head_arguments(cfg: CfgNode, input_shape: object = None) -> Arguments:
     """MODEL.SEM_SEG_HEAD.NAME of the reference."""
-    pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, channels)
-    predictor = TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg)
-    return MaskHead(pixel_decoder, predictor)
+    pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
+    decoder = TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)
+    return {**pixel_decoder(cfg), **decoder(cfg)}
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def FCCLIPHead_Reason(cfg: CfgNode, channels: Mapping[str, int]) -> MaskHead:
-    """The reference's other name for the same head."""
-    return FCCLIPHead(cfg, channels)
+def network_arguments(cfg: CfgNode) -> Arguments:
+    """The arguments of `maft.build.build_maft_plus` that a config decides.
+
+    Raises:
+        UserError: a name is not registered, or values do not go together.
+    """
+    head = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg)
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg)
+    return {
+        **backbone,
+        **head,
+        "panoptic": cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON,
+        "classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "transfer_heads": cfg.MODEL.cdt_params[1],
+        "losses": loss_options(cfg),
+        "results": result_options(cfg),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "size_divisibility": max(cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY, 0) or 32,
+    }
 
 
-def build_criterion(cfg: CfgNode) -> Criterion:
-    """The losses of MODEL.MASK_FORMER.*, for MODEL.SEM_SEG_HEAD.NUM_CLASSES classes.
+def loss_options(cfg: CfgNode) -> LossOptions:
+    """The losses of MODEL.MASK_FORMER.*.
 
     Raises:
         UserError: a number that makes no sense.
     """
     former = cfg.MODEL.MASK_FORMER
     try:
-        options = LossOptions(
+        return LossOptions(
             class_weight=former.CLASS_WEIGHT,
             mask_weight=former.MASK_WEIGHT,
             dice_weight=former.DICE_WEIGHT,
@@ -135,4 +161,47 @@ def build_criterion(cfg: CfgNode) -> Criterion:
         raise UserError(
             f"MODEL.MASK_FORMER: TRAIN_NUM_POINTS, OVERSAMPLE_RATIO, IMPORTANCE_SAMPLE_RATIO: {error}"
         ) from error
-    return Criterion(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, options)
+
+
+def result_options(cfg: CfgNode) -> ResultOptions:
+    """Which results MODEL.MASK_FORMER.TEST asks for."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return ResultOptions(
+        semantic=test.SEMANTIC_ON,
+        panoptic=test.PANOPTIC_ON,
+        instances=test.INSTANCE_ON,
+        resize_masks_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
+
+
+def reason_settings(cfg: CfgNode, *, reasons: bool) -> ReasonSettings:
+    """What the reason keys of a config decide.
+
+    Args:
+        cfg: the config.
+        reasons: whether the architecture asks with reasons.
+    """
+    model = cfg.MODEL
+    root = datasets_root()
+    # The first folder that is there, and no other: reasons of two sources must not mix image by image.
+    folders = image_reason_folders(model.REASON_DIR, model.REASON_DATA, root)[:1]
+    return ReasonSettings(
+        reasons=reasons,
+        generic_file=model.TEST_CLASS_REASON_JSON if reasons else None,
+        image_folders=tuple(folders) if reasons else (),
+        fallback=model.REASON.FALLBACK,
+        templates=model.REASON.TEMPLATES,
+        mode=model.REASON.MODE,
+        num_des=model.NUM_DES,
+        feature_dir=model.REASON.FEATURE_DIR or None,
+        clip_type=model.CLIP_TYPE,
+        reason_data=model.REASON_DATA,
+        bank_dir=model.REASON.BANK_DIR or None,
+        bank_dtype=model.REASON.BANK_DTYPE,
+        places=describe_image_reason_folders(model.REASON_DIR, model.REASON_DATA, root),
+    )
+
+

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maft.errors import UserError
-from maft.modeling.segmentor import Segmentor
+from maft.modeling.maft_plus import MAFTPlus
 from maft.training.data import training_batches
 from maft.training.log import TrainingLog
 from maft.training.optimizer import GradientClipper, build_optimizer, set_rate
@@ -36,7 +36,7 @@ Evaluate = Callable[[int], Mapping[str, Any]]
 """From the number of finished steps to metrics by name; every process calls it, the main one gets the metrics."""
 
 
-def train(cfg: CfgNode, model: Segmentor, *, resume: bool, evaluate: Evaluate | None = None) -> None:
+def train(cfg: CfgNode, model: MAFTPlus, *, resume: bool, evaluate: Evaluate | None = None) -> None:
     """Train a model as SOLVER says; every process of a distributed run calls it.
 
     OUTPUT_DIR gets metrics.json, a checkpoint every SOLVER.CHECKPOINT_PERIOD steps, last_checkpoint, and
@@ -94,7 +94,7 @@ class Run:
     """Finished steps."""
 
     @classmethod
-    def start(cls, cfg: CfgNode, model: Segmentor, *, resume: bool) -> Run:
+    def start(cls, cfg: CfgNode, model: MAFTPlus, *, resume: bool) -> Run:
         """A run at its first step, or where the last checkpoint of OUTPUT_DIR left it."""
         last = checkpoints.last(cfg.OUTPUT_DIR)
         if last and not resume:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.modeling.maft_plus import MAFTPlus
 
 OPTIMIZERS = ("ADAMW", "SGD")
 CLIPPINGS = ("full_model", "value", "norm")
 
-BACKBONE = "backbone"
 NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
@@ -26,8 +26,9 @@ Group = dict[str, Any]
 def parameter_groups(
     model: nn.Module,
     *,
+    rate_group: Callable[[str], str],
     rate: float,
-    backbone_multiplier: float,
+    multipliers: Mapping[str, float],
     decay: float,
     decay_norm: float,
     decay_embed: float,
@@ -36,8 +37,9 @@ def parameter_groups(
 
     Args:
         model: its parameters with `requires_grad`; a shared one counts once.
-        rate: of everything outside the backbone.
-        backbone_multiplier: the rate of the backbone, as a factor of `rate`.
+        rate_group: the network's, from a parameter's name to the group whose multiplier applies.
+        rate: the learning rate.
+        multipliers: factors of `rate`, by the groups that the network's `rate_group` names; groups without one have 1.
         decay: weight decay of everything but norms and embeddings.
         decay_norm: of norms.
         decay_embed: of embeddings.
@@ -52,7 +54,7 @@ def parameter_groups(
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            lr = rate * backbone_multiplier if BACKBONE in module_name else rate
+            lr = rate * multipliers.get(rate_group(f"{module_name}.{name}"), 1.0)
             weight_decay = decay
             if isinstance(module, NORMS):
                 weight_decay = decay_norm
@@ -65,7 +67,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(cfg: Any, model: MAFTPlus) -> torch.optim.Optimizer:
     """The optimiser of a configuration's SOLVER section: AdamW for every published model.
 
     Raises:
@@ -74,8 +76,9 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     groups = parameter_groups(
         model,
+        rate_group=model.rate_group,
         rate=solver.BASE_LR,
-        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        multipliers={"clip": solver.BACKBONE_MULTIPLIER},
         decay=solver.WEIGHT_DECAY,
         decay_norm=solver.WEIGHT_DECAY_NORM,
         decay_embed=solver.WEIGHT_DECAY_EMBED,

@@ -22,9 +22,6 @@ from maft.weights.seeding import SEEDED, seed_module
 
 logger = logging.getLogger(__name__)
 
-TRAINING_ONLY_PREFIXES = ("backbone_t.",)
-"""Entries of published checkpoints that evaluation neither builds nor needs: the frozen teacher."""
-
 _PLAIN_NUMPY: list[Any] = [
     np.dtype,
     np.ndarray,
@@ -156,7 +153,7 @@ def load_model_weights(model: nn.Module, weights: str | Path) -> None:
         logger.warning("MODEL.WEIGHTS is 'seeded': random stand-in weights, the segmentation MEANS NOTHING")
         seed_module(model)
         return
-    state = without_teacher(load_weights(weights))
+    state = without(load_weights(weights), getattr(model, "teacher_prefix", ""))
     if problem := misfit(model.state_dict(), state):
         raise UserError(
             f"{weights}: not a checkpoint of this model: {problem}; "
@@ -166,9 +163,14 @@ def load_model_weights(model: nn.Module, weights: str | Path) -> None:
     logger.info("loaded %d entries from %s", len(state), weights)
 
 
-def without_teacher(state: Mapping[str, TensorT]) -> dict[str, TensorT]:
-    """The entries that evaluation uses: all but the frozen teacher of training."""
-    return {name: value for name, value in state.items() if not name.startswith(TRAINING_ONLY_PREFIXES)}
+def without(state: Mapping[str, TensorT], prefix: str) -> dict[str, TensorT]:
+    """The entries of a state dict that evaluation uses.
+
+    Args:
+        state: by name.
+        prefix: how the entries of the network's frozen teacher begin, which only training needs; "" for none.
+    """
+    return {name: value for name, value in state.items() if not (prefix and name.startswith(prefix))}
 
 
 class Shaped(Protocol):

@@ -9,7 +9,7 @@ import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
 from maft.errors import UserError
-from maft.modeling.segmentor import Segmentor
+from maft.modeling.maft_plus import MAFTPlus
 from maft.weights.checkpoint import load_weights, misfit
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def load_clip(model: Segmentor, weights: str) -> None:
+def load_clip(model: MAFTPlus, weights: str) -> None:
     """Fill both towers of the backbone, and of the teacher where there is one, from one CLIP checkpoint.
 
     Args:

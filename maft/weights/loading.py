@@ -9,18 +9,15 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.modeling.segmentor import Segmentor
-from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without_teacher
+from maft.modeling.maft_plus import MAFTPlus
+from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without
 from maft.weights.clip import find_clip_weights, load_clip
 from maft.weights.seeding import SEEDED
 
 logger = logging.getLogger(__name__)
 
-CLIP_PREFIXES = ("backbone.clip_model.", "backbone_t.clip_model.")
-"""How the entries of CLIP and of the frozen teacher begin."""
 
-
-def load_for_evaluation(cfg: CfgNode, model: Segmentor) -> None:
+def load_for_evaluation(cfg: CfgNode, model: MAFTPlus) -> None:
     """Fill `model` from MODEL.WEIGHTS, strictly.
 
     A checkpoint may leave out parts of CLIP that training does not change, its text tower above all: they come from
@@ -35,7 +32,7 @@ def load_for_evaluation(cfg: CfgNode, model: Segmentor) -> None:
         _load_checkpoint(cfg, model)
 
 
-def load_for_training(cfg: CfgNode, model: Segmentor) -> None:
+def load_for_training(cfg: CfgNode, model: MAFTPlus) -> None:
     """Fill a model that is to be trained, teacher included.
 
     Without MODEL.WEIGHTS, CLIP and its teacher come from MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS, and the rest keeps its
@@ -52,12 +49,12 @@ def load_for_training(cfg: CfgNode, model: Segmentor) -> None:
         load_clip(model, cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
 
 
-def _load_checkpoint(cfg: CfgNode, model: Segmentor) -> None:
+def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
     path, own = cfg.MODEL.WEIGHTS, model.state_dict()
     state = load_weights(path)
     if model.backbone_t is None:
-        state = without_teacher(state)
-    lacking = [name for name in own if name.startswith(CLIP_PREFIXES) and name not in state]
+        state = without(state, model.teacher_prefix)
+    lacking = [name for name in own if name.startswith(model.clip_prefixes) and name not in state]
     # A file of another model is told so before CLIP is looked for.
     problem = misfit({name: value for name, value in own.items() if name not in lacking}, state)
     if lacking and not problem:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from maft.errors import UserError
 from maft.modeling.classify import MAX_LOGIT_SCALE
-from maft.modeling.segmentor import resize
+from maft.modeling.maft_plus import resize
 from maft.text.templates import template_set
 from tools.mini import clip_rows, dataset, train
 from tools.mini.methods import CLOSED, main_methods

@@ -10,8 +10,18 @@ from torch import nn
 from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
+from maft.modeling.maft_plus import MAFTPlus
 from maft.training.optimizer import GradientClipper, build_optimizer, parameter_groups, set_rate
 from maft.training.schedule import Schedule
+
+
+class OneWeight(nn.Linear):
+    """The smallest network that has learning-rate groups."""
+
+    rate_group = staticmethod(MAFTPlus.rate_group)
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
 
 
 def test_polynomial_of_the_published_runs() -> None:
@@ -50,7 +60,15 @@ class Parts(nn.Module):
 
 
 def test_groups_by_hand() -> None:
-    groups = parameter_groups(Parts(), rate=1.0, backbone_multiplier=0.1, decay=0.05, decay_norm=0.0, decay_embed=0.01)
+    groups = parameter_groups(
+        Parts(),
+        rate_group=MAFTPlus.rate_group,
+        rate=1.0,
+        multipliers={"clip": 0.1},
+        decay=0.05,
+        decay_norm=0.0,
+        decay_embed=0.01,
+    )
     found = {(group["lr"], group["weight_decay"]): sorted(group["names"]) for group in groups}
     assert found == {
         (1.0, 0.05): ["head.linear.bias", "head.linear.weight", "level"],
@@ -117,7 +135,7 @@ def test_values_that_mean_nothing(small_config: CfgNode, key: str, value: str, w
     with pytest.raises(UserError, match=words):
         Schedule.from_config(small_config)
         GradientClipper.from_config(small_config)
-        build_optimizer(small_config, nn.Linear(1, 1))
+        build_optimizer(small_config, OneWeight())
 
 
 @pytest.mark.usefixtures("small_config")

@@ -14,8 +14,9 @@ from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import build_network
 from maft.modeling.backbone import build_clip
+from maft.modeling.maft_plus import MAFTPlus
 from maft.resources import config_file
-from maft.weights.checkpoint import load_weights, misfit, without_teacher
+from maft.weights.checkpoint import load_weights, misfit, without
 
 from .catalogue import Checkpoint, Weights
 
@@ -59,7 +60,7 @@ def expected_entries(weights: Weights) -> Mapping[str, Tensor]:
     if isinstance(weights, Checkpoint):
         options = ["MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""]
         model = build_network(build_config(str(config_file(weights.config)), options))
-        state = without_teacher(model.state_dict())
+        state = without(model.state_dict(), model.teacher_prefix)
     else:
         try:
             state = build_clip(weights.architecture).state_dict()
@@ -81,10 +82,11 @@ def identify(path: str | Path, candidates: Sequence[Weights]) -> Identified:
     path = Path(path)
     state = load_weights(path)
     checksums = _verify_checksums(path)
-    used = without_teacher(state)
     best: tuple[int, str] = (-1, "")
     for weights in sorted(candidates, key=lambda entry: Path(entry.file).stem != path.stem):
         expected = expected_entries(weights)
+        # A published checkpoint carries the frozen teacher of its training, which evaluation does not need.
+        used = without(state, MAFTPlus.teacher_prefix)
         problem = misfit(expected, used)
         if not problem:
             return Identified(path, weights, len(used), len(state) - len(used), path.stat().st_size, checksums)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maft.errors import UserError
-from reason.vocabulary import split_synonyms
+from reason.vocabulary import Vocabulary, VocabularyClass, split_synonyms
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Inputs:
     def synonyms(self) -> list[tuple[str, ...]]:
         """The synonyms of every class."""
         return [split_synonyms(text) for text in self.classes]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes as a vocabulary."""
+        things = set(self.things.values())
+        classes = tuple(
+            VocabularyClass(index, text, split_synonyms(text), thing=index in things)
+            for index, text in enumerate(self.classes)
+        )
+        return Vocabulary("parity", "parity", classes)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,19 +20,19 @@ from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.modeling.classify import row_logits
 from maft.modeling.layers import mask_pool
-from maft.modeling.segmentor import Regions, RegionScores, resize
+from maft.modeling.maft_plus import Regions, RegionScores, resize
 from maft.modeling.transformer_decoder import DecoderOutput
-from maft.text.classifier import Classifier
 from maft.text.prompts import Prompts, generic_prompts, image_prompts, plain_prompts
+from maft.text.rows import Classifier
 from maft.weights.seeding import seed_module
 from reason.triplets import parse_generic, parse_image
+from reason.vocabulary import Vocabulary
 
 from .compare import PIXEL_BOUND, RESULT_BOUND, TENSOR_BOUND, Check, Report
 from .golden import Case, Inputs
 
 MODES = ("image", "generic", "plain")
 _NOT_COMPARED = {"case", "repo", "config", "opts", "torch", "generic_error"}
-_DATASET = "parity"
 _PICTURE, _PICTURE_WITHOUT_REASONS = "picture.jpg", "without-reasons.jpg"
 
 
@@ -46,7 +45,7 @@ def check_case(case: Case, inputs: Inputs, root: Path) -> Report:
     """
     with TemporaryDirectory() as scratch:
         model = _build(case, inputs, root, Path(scratch))
-        with _registered(inputs), torch.inference_mode():
+        with torch.inference_mode():
             ours = _entries(case, inputs, model)
     return _compare(case, ours)
 
@@ -71,24 +70,13 @@ def _build(case: Case, inputs: Inputs, root: Path, scratch: Path) -> MAFT_Plus:
     return seed_module(build_network(cfg))
 
 
-@contextmanager
-def _registered(inputs: Inputs) -> Iterator[None]:
-    """The vocabulary of the inputs as a data set that the model can be asked for."""
-    MetadataCatalog.pop(_DATASET, None)
-    MetadataCatalog.get(_DATASET).set(
-        stuff_classes=list(inputs.classes), thing_dataset_id_to_contiguous_id=dict(inputs.things)
-    )
-    yield
-    MetadataCatalog.pop(_DATASET)
-
-
-def _record(picture: np.ndarray, size: Sequence[int], file_name: str) -> dict[str, Any]:
+def _record(image: np.ndarray, size: Sequence[int], file_name: str, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
-        "image": torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))),
+        "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
         "height": size[0],
         "width": size[1],
         "file_name": file_name,
-        "meta": {"dataname": _DATASET},
+        "vocabulary": vocabulary,
     }
 
 
@@ -97,7 +85,7 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
     modes = [mode for mode in MODES if any(key.startswith(f"{mode}/") for key in case.arrays)]
     if any(model.uses_reasons == (mode == "plain") for mode in modes):
         raise UserError(f"{case.name}: {case.facts['config']} does not build the architecture of {', '.join(modes)}")
-    record = _record(case.arrays["image"], case.arrays["image"].shape[:2], _PICTURE)
+    record = _record(case.arrays["image"], case.arrays["image"].shape[:2], _PICTURE, inputs.vocabulary)
     pixels = model.pad(record["image"])[None]
     features = model.backbone(pixels)
     mask_features, maps = model.sem_seg_head.pixel_decoder(features)
@@ -106,7 +94,7 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
     ours = _shared(model, features, mask_features, maps, layers, regions)
     for mode in modes:
         name = _PICTURE_WITHOUT_REASONS if mode == "generic" else _PICTURE
-        sized = _record(case.arrays["image"], inputs.result_sizes[mode], name)
+        sized = _record(case.arrays["image"], inputs.result_sizes[mode], name, inputs.vocabulary)
         classifier = model.classifier_for(sized)
         scores = model.score_regions(
             regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
@@ -118,7 +106,9 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
         )
         ours |= {f"{mode}/{key}": value for key, value in entries.items()}
     if "unpadded/image" in case.arrays:
-        unpadded = _record(case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE)
+        unpadded = _record(
+            case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE, inputs.vocabulary
+        )
         result = model([unpadded])[0]
         ours |= {f"unpadded/{key}": value for key, value in _semantic(result["sem_seg"]).items()}
         if "panoptic_seg" in result:
@@ -225,17 +215,18 @@ def _results(
     )
     if "panoptic_seg" in result:
         ours["panoptic_seg"], ours["segments_info"] = result["panoptic_seg"]
+        configured = model.result_options
         ours["thresholds"] = {
-            "object_mask_threshold": model.object_mask_threshold,
-            "overlap_threshold": model.overlap_threshold,
+            "object_mask_threshold": configured.object_mask_threshold,
+            "overlap_threshold": configured.overlap_threshold,
         }
-        configured = (model.object_mask_threshold, model.overlap_threshold)
         prefix = f"{mode}/panoptic_seg_object"
         for suffix in [key.removeprefix(prefix) for key in case.arrays if key.startswith(prefix)]:
-            model.object_mask_threshold, model.overlap_threshold = map(float, suffix.split("_overlap"))
+            least, overlap = map(float, suffix.split("_overlap"))
+            model.result_options = replace(configured, object_mask_threshold=least, overlap_threshold=overlap)
             segments = model([record])[0]["panoptic_seg"]
             ours[f"panoptic_seg_object{suffix}"], ours[f"segments_info_object{suffix}"] = segments
-        model.object_mask_threshold, model.overlap_threshold = configured
+        model.result_options = configured
     return ours
 
 

@@ -10,14 +10,14 @@ from unittest import mock
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import nn
 
 from maft.config import build_config
-from maft.meta_arch import MAFT_Plus, build_network
+from maft.meta_arch import MAFT_Plus
 from maft.modeling.losses import Matching, Targets, criterion, mask_aware_loss, representation_compensation
 from maft.weights.seeding import seed_module
+from reason.vocabulary import Vocabulary
 
 from .compare import TENSOR_BOUND, Report
 from .golden import read_arrays, read_inputs, read_json
@@ -25,7 +25,6 @@ from .golden import read_arrays, read_inputs, read_json
 ROOT = Path(__file__).resolve().parents[2]
 _STEP_CONFIG = "configs/semantic/train_semantic_base.yaml"
 _STEP = "teacher_eval"
-_DATASET = "parity_training"
 
 
 def check_units_of_training(report: Report, arrays: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -47,10 +46,8 @@ def check_units_of_training(report: Report, arrays: Mapping[str, torch.Tensor], 
 def check_trainable(file: Path, config: str) -> Report:
     """Names of the parameters that train, those that are frozen, and every entry of a training checkpoint."""
     cfg = build_config(str(ROOT / config), ["MODEL.DEVICE", "cpu"])
-    with _registered([str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]):
-        cfg.DATASETS.TRAIN = (_DATASET,)
-        cfg.MODEL.rc_weights = 0.1
-        model = build_network(cfg, training=True)
+    cfg.MODEL.rc_weights = 0.1
+    model = MAFT_Plus(cfg, learning=True)
     recorded = read_json(file)
     report = Report()
     report.equal("trainable", sorted(model.trainable_parameters()), sorted(recorded["trainable"]))
@@ -71,12 +68,11 @@ def check_step(folder: Path) -> Report:
     """
     facts, arrays = read_json(folder / "losses.json"), read_arrays(folder / "losses.npz")
     recorded, inputs = facts[_STEP], read_inputs(folder.parent)
-    with _registered(list(inputs.classes)):
-        model = _build(facts["config"])
-        batch = [_record(arrays, number, labels) for number, labels in enumerate(facts["labels"])]
-        with _watched() as (draws, matchings):
-            torch.manual_seed(0)
-            losses = model.train()(batch)
+    model = _build(facts["config"])
+    batch = [_record(arrays, number, labels, inputs.vocabulary) for number, labels in enumerate(facts["labels"])]
+    with _watched() as (draws, matchings):
+        torch.manual_seed(0)
+        losses = model.train()(batch)
     torch.stack(list(losses.values())).sum().backward()
     return _compare(facts, recorded, losses, draws, matchings, model)
 
@@ -94,13 +90,14 @@ def _build(config: Mapping[str, Any]) -> MAFT_Plus:
         "MODEL.MASK_FORMER.DICE_WEIGHT": config["weights"]["dice"],
         "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": config["NO_OBJECT_WEIGHT"],
         "MODEL.rc_weights": config["weights"]["rc"],
-        "DATASETS.TRAIN": (_DATASET,),
     }
     pairs = [str(item) for pair in options.items() for item in pair]
-    return seed_module(build_network(build_config(str(ROOT / _STEP_CONFIG), pairs), training=True))
+    return seed_module(MAFT_Plus(build_config(str(ROOT / _STEP_CONFIG), pairs), learning=True))
 
 
-def _record(arrays: Mapping[str, np.ndarray], number: int, labels: list[int]) -> dict[str, Any]:
+def _record(
+    arrays: Mapping[str, np.ndarray], number: int, labels: list[int], vocabulary: Vocabulary
+) -> dict[str, Any]:
     picture = arrays[f"image_{number}"]
     instances = Instances(picture.shape[:2])
     instances.gt_classes = torch.tensor(labels)
@@ -108,17 +105,9 @@ def _record(arrays: Mapping[str, np.ndarray], number: int, labels: list[int]) ->
     return {
         "image": torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))),
         "file_name": f"{number}.jpg",
-        "meta": {"dataname": _DATASET},
+        "vocabulary": vocabulary,
         "instances": instances,
     }
-
-
-@contextmanager
-def _registered(classes: list[str]) -> Iterator[None]:
-    MetadataCatalog.pop(_DATASET, None)
-    MetadataCatalog.get(_DATASET).set(stuff_classes=classes)
-    yield
-    MetadataCatalog.pop(_DATASET)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Result:
         maps: classes and segments, `NONE` and 0 where there are none; of the picture's size or, where that is more than
             two megapixels, of about two.
         segments: those of a panoptic result, with id, class index and whether it is countable; None of a semantic one.
-        source: what the classes were prompted with: "plain", "image" or why "generic"; see `ClassifierSource.usage`.
+        source: what the classes were prompted with: "plain", "image" or why "generic"; see `TextSource.usage`.
     """
 
     image: str

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from maft.errors import UserError
 from maft.text.bank import FeatureBank
-from maft.text.classifier import ClassifierSource, fold_rows
 from maft.text.feature_files import feature_file_path, read_feature_file, write_feature_file
 from maft.text.prompts import image_prompts
+from maft.text.rows import RowFold, fold_rows
+from maft.text.source import TextSource
 from maft.text.templates import template_set
 from reason.triplets import TripletError, load_image
 
@@ -28,7 +29,7 @@ GENERIC = {
 }
 SEEN = {"sky": ["grey", "cloudy"], "dog,cat": ["brown fur", "big ears", "leash"], "zebra": ["stripes"]}
 
-MakeSource = Callable[..., ClassifierSource]
+MakeSource = Callable[..., TextSource[Any, Any]]
 
 
 def image_document(entries: dict[str, list[str]]) -> dict[str, Any]:
@@ -58,21 +59,19 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, counting) -> MakeSource:
     """Build a source over `folder`."""
 
-    def build(**changes: Any) -> ClassifierSource:
-        options: dict[str, Any] = {
-            "encoder": counting,
-            "num_des": 3,
-            "generic_file": folder / "generic.json",
-            "image_folders": [folder / "images"],
-            "reason_data": "pets",
-        }
-        return ClassifierSource(**{**options, **changes})
+    def build(**changes: Any) -> TextSource[Any, Any]:
+        fold = {"num_des": 3, "reason_data": "pets"}
+        source = {"generic_file": folder / "generic.json", "image_folders": [folder / "images"]}
+        bank = changes.pop("bank", None) or FeatureBank(counting)
+        for name, value in changes.items():
+            (source if name in {"generic_file", "image_folders", "reasons", "fallback"} else fold)[name] = value
+        return TextSource(RowFold(**fold), bank, **source)
 
     return build
 
 
 def test_image_specific_rows_in_reference_mode(make: MakeSource, direct) -> None:
-    classifier = make().classifier("pets", SYNONYMS, "/data/seen.jpg")
+    classifier = make().classifier(SYNONYMS, "/data/seen.jpg")
     assert classifier.source == "image" and classifier.num_classes == 3 and classifier.attributes == 3
     assert classifier.class_index == (0, 1, 2) and classifier.rows_per_class == (3, 6, 9)
     assert classifier.rows.shape == (18, direct.dim) and classifier.rows.dtype == torch.float32
@@ -88,7 +87,7 @@ def test_image_specific_rows_in_reference_mode(make: MakeSource, direct) -> None
 
 
 def test_aligned_rows_give_for_every_attribute_the_maximum_over_synonyms(make: MakeSource, direct) -> None:
-    classifier = make(mode="aligned").classifier("pets", SYNONYMS, "seen.jpg")
+    classifier = make(mode="aligned").classifier(SYNONYMS, "seen.jpg")
     image = unit(torch.randn(direct.dim, generator=torch.Generator().manual_seed(0)))
     values = (classifier.rows @ image).split(classifier.rows_per_class)
     attributes = [SEEN["dog,cat"], SEEN["dog,cat"], ["grey", "cloudy", "grey"]]
@@ -102,7 +101,7 @@ def test_aligned_rows_give_for_every_attribute_the_maximum_over_synonyms(make: M
 
 def test_plain_rows(make: MakeSource, direct) -> None:
     source = make(reasons=False, generic_file=None, image_folders=())
-    classifier = source.classifier("pets", SYNONYMS, "seen.jpg")
+    classifier = source.classifier(SYNONYMS, "seen.jpg")
     assert classifier.source == "plain" and classifier.attributes is None and classifier.class_index is None
     assert classifier.rows_per_class == (1, 2, 3)
     torch.testing.assert_close(classifier.rows[2], average(direct, list(template_set("vild").fill("hound"))))
@@ -112,10 +111,10 @@ def test_plain_rows(make: MakeSource, direct) -> None:
 def test_fallback_is_announced_once_and_counted(make: MakeSource, caplog: pytest.LogCaptureFixture) -> None:
     source = make()
     with caplog.at_level(logging.WARNING):
-        missing = [source.classifier("pets", SYNONYMS, f"missing{number}.jpg") for number in range(3)]
-        without = source.classifier("pets", SYNONYMS, "other.jpg")
-        seen = source.classifier("pets", SYNONYMS, "seen.jpg")
-        source.classifier("pets", SYNONYMS, None)
+        missing = [source.classifier(SYNONYMS, f"missing{number}.jpg") for number in range(3)]
+        without = source.classifier(SYNONYMS, "other.jpg")
+        seen = source.classifier(SYNONYMS, "seen.jpg")
+        source.classifier(SYNONYMS, None)
     assert [classifier.source for classifier in (*missing, without, seen)] == ["generic"] * 4 + ["image"]
     assert missing[0].class_index is None
     assert source.usage() == {
@@ -134,39 +133,39 @@ def test_fallback_is_announced_once_and_counted(make: MakeSource, caplog: pytest
 def test_fallback_error_names_the_missing_file(make: MakeSource, folder: Path) -> None:
     source = make(fallback="error")
     with pytest.raises(UserError, match=r"images/missing\.json.*MODEL\.REASON\.FALLBACK"):
-        source.classifier("pets", SYNONYMS, "missing.jpg")
+        source.classifier(SYNONYMS, "missing.jpg")
     with pytest.raises(UserError, match=r"other\.json: names no class"):
-        source.classifier("pets", SYNONYMS, "other.jpg")
+        source.classifier(SYNONYMS, "other.jpg")
     with pytest.raises(UserError, match=r"missing\.json"):
         source.warm_up("pets", SYNONYMS, ["seen.jpg", "missing.jpg"], progress=False)
     with pytest.raises(UserError, match=r"seen\.json.*MODEL\.REASON_DIR"):
-        make(fallback="error", image_folders=()).classifier("pets", SYNONYMS, "seen.jpg")
-    assert source.classifier("pets", SYNONYMS, "seen.jpg").source == "image"
+        make(fallback="error", image_folders=()).classifier(SYNONYMS, "seen.jpg")
+    assert source.classifier(SYNONYMS, "seen.jpg").source == "image"
 
 
 def test_generic_rows_belong_to_their_data_set(make: MakeSource, counting) -> None:
     """The reference serves all data sets with the rows of the first."""
     source = make(image_folders=())
-    first = source.classifier("pets", SYNONYMS, "a.jpg")
-    second = source.classifier("fewer", SYNONYMS[:2], "a.jpg")
+    first = source.classifier(SYNONYMS, "a.jpg")
+    second = source.classifier(SYNONYMS[:2], "a.jpg")
     assert first.num_classes == 3 and second.num_classes == 2 and len(second.rows) == 9
     asked = len(counting.asked)
-    assert source.classifier("pets", SYNONYMS, "b.jpg") is first
-    assert source.classifier("pets", [list(names) for names in SYNONYMS], "c.jpg") is first
-    assert source.classifier("pets", SYNONYMS[::-1], "c.jpg") is not first
+    assert source.classifier(SYNONYMS, "b.jpg") is first
+    assert source.classifier([list(names) for names in SYNONYMS], "c.jpg") is first
+    assert source.classifier(SYNONYMS[::-1], "c.jpg") is not first
     assert len(counting.asked) == asked
 
 
 def test_generic_reasons_that_are_missing_or_incomplete(make: MakeSource, folder: Path) -> None:
     with pytest.raises(UserError, match=r"MODEL\.TEST_CLASS_REASON_JSON: empty"):
-        make(generic_file="").classifier("pets", SYNONYMS, "missing.jpg")
+        make(generic_file="").classifier(SYNONYMS, "missing.jpg")
     with pytest.raises(UserError, match=r"generic\.json: no generic reason for 'eel'"):
-        make().classifier("pets", [*SYNONYMS, ("eel",)], "missing.jpg")
+        make().classifier([*SYNONYMS, ("eel",)], "missing.jpg")
     with pytest.raises(TripletError, match="no such file"):
-        make(generic_file=folder / "absent.json").classifier("pets", SYNONYMS, "missing.jpg")
+        make(generic_file=folder / "absent.json").classifier(SYNONYMS, "missing.jpg")
     (folder / "images" / "cut.json").write_text('{"reasoning": {"map_cl')
     with pytest.raises(TripletError, match=r"cut\.json"):
-        make().classifier("pets", SYNONYMS, "cut.jpg")
+        make().classifier(SYNONYMS, "cut.jpg")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_after_warming_up_nothing_is_encoded(make: MakeSource, counting, folder:
     assert source.usage() == {}
     fresh = make(bank=FeatureBank(counting, "vild", folder / "bank"), reasons=reasons)
     for image in images:
-        fresh.classifier("pets", SYNONYMS, image)
+        fresh.classifier(SYNONYMS, image)
     assert len(counting.asked) == encoded
 
 
@@ -202,7 +201,7 @@ def test_warming_up_without_images_is_about_what_all_share(make: MakeSource, cou
     source = make()
     assert source.warm_up("pets", SYNONYMS, progress=False) == (3 + 2 * 3 + 3 * 2) * 14
     asked = len(counting.asked)
-    source.classifier("pets", SYNONYMS, "missing.jpg")
+    source.classifier(SYNONYMS, "missing.jpg")
     assert len(counting.asked) == asked
 
 
@@ -218,7 +217,7 @@ def test_fold_rows_by_hand() -> None:
 @pytest.fixture
 def feature_file(make: MakeSource, folder: Path) -> Path:
     """The feature file of the picture `seen`, made by the same CLIP."""
-    classifier = make().classifier("pets", SYNONYMS, "seen.jpg")
+    classifier = make().classifier(SYNONYMS, "seen.jpg")
     path = feature_file_path(folder / "features", "pets", "Convnext-B", "seen")
     assert classifier.class_index is not None
     write_feature_file(path, classifier.rows.numpy(), classifier.rows_per_class, classifier.class_index)
@@ -229,11 +228,11 @@ def test_feature_file_is_read_instead_of_encoding(
     make: MakeSource, counting, folder: Path, feature_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert set(json.loads(feature_file.read_text())) == {"text_classifier", "test_num_templates", "class_index"}
-    expected = make().classifier("pets", SYNONYMS, "seen.jpg")
+    expected = make().classifier(SYNONYMS, "seen.jpg")
     counting.asked.clear()
     source = make(feature_dir=folder / "features")
     with caplog.at_level(logging.WARNING):
-        first, second = (source.classifier("pets", SYNONYMS, "seen.jpg") for _ in range(2))
+        first, second = (source.classifier(SYNONYMS, "seen.jpg") for _ in range(2))
     assert torch.equal(first.rows, expected.rows) and torch.equal(second.rows, expected.rows)
     assert len(counting.asked) == 14  # one row, to see whether the same CLIP made the file
     assert source.usage()["feature_files"] == 2
@@ -247,7 +246,7 @@ def test_feature_file_of_another_clip_is_read_with_a_warning(
     rows = unit(torch.randn(18, direct.dim, generator=torch.Generator().manual_seed(1)))
     write_feature_file(feature_file, rows.numpy(), (3, 6, 9), (0, 1, 2))
     with caplog.at_level(logging.WARNING):
-        classifier = make(feature_dir=folder / "features").classifier("pets", SYNONYMS, "seen.jpg")
+        classifier = make(feature_dir=folder / "features").classifier(SYNONYMS, "seen.jpg")
     torch.testing.assert_close(classifier.rows, rows)
     assert "cosine" in caplog.text
 
@@ -255,8 +254,8 @@ def test_feature_file_of_another_clip_is_read_with_a_warning(
 def test_feature_files_are_ignored_in_aligned_mode(make: MakeSource, folder: Path, feature_file: Path, caplog) -> None:
     source = make(feature_dir=folder / "features", mode="aligned")
     with caplog.at_level(logging.WARNING):
-        rows = [source.classifier("pets", SYNONYMS, "seen.jpg").rows for _ in range(2)]
-    assert torch.equal(rows[0], make(mode="aligned").classifier("pets", SYNONYMS, "seen.jpg").rows)
+        rows = [source.classifier(SYNONYMS, "seen.jpg").rows for _ in range(2)]
+    assert torch.equal(rows[0], make(mode="aligned").classifier(SYNONYMS, "seen.jpg").rows)
     assert source.usage()["feature_files_ignored"] == 2 and "feature_files" not in source.usage()
     assert caplog.text.count("not read") == 1
 
@@ -279,11 +278,11 @@ def test_feature_file_that_does_not_fit(make: MakeSource, folder: Path, feature_
     for message, changed in cases:
         feature_file.write_text(json.dumps(changed))
         with pytest.raises(UserError, match=message) as error:
-            make(feature_dir=folder / "features").classifier("pets", SYNONYMS, "seen.jpg")
+            make(feature_dir=folder / "features").classifier(SYNONYMS, "seen.jpg")
         assert str(feature_file) in str(error.value)
     feature_file.write_text(json.dumps(document)[:-50])
     with pytest.raises(UserError, match="cut off"):
-        make(feature_dir=folder / "features").classifier("pets", SYNONYMS, "seen.jpg")
+        make(feature_dir=folder / "features").classifier(SYNONYMS, "seen.jpg")
 
 
 def unit_lists(rows: list[list[float]]) -> list[list[float]]:
@@ -300,7 +299,7 @@ def test_feature_file_round_trip_is_exact(make: MakeSource, folder: Path, featur
     prompts = image_prompts(SYNONYMS, reasons, 3, "reference", "seen.json")
     assert prompts is not None
     rows = read_feature_file(feature_file, prompts, direct.dim)
-    assert torch.equal(rows, make().classifier("pets", SYNONYMS, "seen.jpg").rows)
+    assert torch.equal(rows, make().classifier(SYNONYMS, "seen.jpg").rows)
     (folder / "blocked").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_feature_file(folder / "blocked" / "a.json", rows.numpy(), (3, 6, 9), (0, 1, 2))

@@ -1,28 +1,38 @@
-"""The whole network: pixels and classifier rows to masks and class scores."""
+"""MAFT+: pixels and classifier rows to masks, class scores and results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from maft import inference
+from maft.text.rows import Classifier
 
 from .backbone import CLIPBackbone
 from .classify import class_log_scores, row_logits
 from .layers import mask_pool
 from .losses import Criterion, Targets, mask_aware_loss, representation_compensation
 from .pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
+from .results import ResultOptions, Results
 from .transfer import ContentDependentTransfer
 from .transformer_decoder import DecoderOutput, MultiScaleMaskedTransformerDecoder
+
+BACKBONE_STRIDE = 32
+PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)
+PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
+"""Of CLIP's training images, RGB in [0, 255]."""
 
 LEARNING_PARTS_OF_CLIP = tuple(f"backbone.clip_model.visual.trunk.{part}." for part in ("stem", "stages", "norm_pre"))
 """How the names of the parameters begin that training tunes in CLIP, at a rate of their own."""
 
 
-SegmentorT = TypeVar("SegmentorT", bound="Segmentor")
+MAFTPlusT = TypeVar("MAFTPlusT", bound="MAFTPlus")
 
 
 class MaskHead(nn.Module):
@@ -51,6 +61,13 @@ class Regions:
     clip_embeddings: Tensor
     image_features: Tensor
 
+    def of_image(self, index: int) -> Regions:
+        """The regions of one image of the batch, as a batch of one."""
+        part = slice(index, index + 1)
+        return Regions(
+            self.mask_logits[part], self.class_embeddings[part], self.clip_embeddings[part], self.image_features[part]
+        )
+
 
 @dataclass(frozen=True)
 class RegionScores:
@@ -66,8 +83,25 @@ class RegionScores:
     changed_rows: Tensor
 
 
-class Segmentor(nn.Module):
-    """MAFT+: CLIP backbone, mask head, void embedding and content-dependent transfer.
+@dataclass(frozen=True)
+class View:
+    """One image as the network sees it, before any vocabulary: what `MAFTPlus.results` starts from.
+
+    regions: of this image alone (B = 1).
+    image_size: (height, width) that the network was given.
+    padded_size: (height, width) after padding.
+    """
+
+    regions: Regions
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+
+
+class MAFTPlus(nn.Module):
+    """CLIP backbone, mask head, void embedding and content-dependent transfer.
+
+    What shared code asks a network for: `clip_prefixes` and `teacher_prefix` (where CLIP and a frozen teacher lie in
+    the state dict), `rate_group` (which learning rate a parameter has), `targets` (what training wants of the labels).
 
     Args:
         backbone: CLIP.
@@ -77,7 +111,19 @@ class Segmentor(nn.Module):
         criterion: of training; its class weights are part of every state dict.
         learning: whether the model is to be trained: what does not learn (see `learns`) is frozen then.
         teacher: the backbone as CLIP left it, for representation compensation; None does without.
+        pixel_mean, pixel_std: of RGB in [0, 255].
+        size_divisibility: images are padded to a multiple of this.
+        results: which results to make.
+
+    Raises:
+        ValueError: the transfer's width is not CLIP's, or the padding does not fit the backbone's stride.
     """
+
+    clip_prefixes = ("backbone.clip_model.", "backbone_t.clip_model.")
+    teacher_prefix = "backbone_t."
+    targets: Literal["instances", "label map"] = "instances"
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -90,8 +136,14 @@ class Segmentor(nn.Module):
         criterion: Criterion,
         learning: bool = False,
         teacher: CLIPBackbone | None = None,
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+        size_divisibility: int = BACKBONE_STRIDE,
+        results: ResultOptions | None = None,
     ) -> None:
         super().__init__()
+        if size_divisibility % BACKBONE_STRIDE:
+            raise ValueError(f"padding to multiples of {size_divisibility}: the network takes multiples of 32")
         if transfer_width != backbone.embed_dim:
             raise ValueError(f"the transfer is {transfer_width} wide, the CLIP model {backbone.embed_dim}")
         self.backbone = backbone
@@ -100,12 +152,16 @@ class Segmentor(nn.Module):
         self.criterion = criterion
         self.void_embedding = nn.Embedding(1, backbone.embed_dim)
         self.cdt = ContentDependentTransfer(transfer_width, transfer_heads, panoptic=panoptic)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.size_divisibility = size_divisibility
+        self.result_options = results or ResultOptions(panoptic=panoptic)
         self.learning = learning
         if learning:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(learns(name))
 
-    def train(self: SegmentorT, mode: bool = True) -> SegmentorT:
+    def train(self: MAFTPlusT, mode: bool = True) -> MAFTPlusT:
         """Switch to training or evaluation; CLIP and its teacher stay in evaluation mode, stochastic depth off."""
         super().train(mode)
         self.backbone.eval()
@@ -116,6 +172,88 @@ class Segmentor(nn.Module):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @property
+    def clip(self) -> CLIPBackbone:
+        """The CLIP whose text tower encodes the sentences."""
+        return self.backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    @staticmethod
+    def rate_group(name: str) -> Literal["clip", "head"]:
+        """Which of the two learning rates the parameter of this name has: CLIP is tuned at a rate of its own."""
+        return "clip" if "backbone" in name else "head"
+
+    def pad(self, image: Tensor, at_least: tuple[int, int] = (0, 0)) -> Tensor:
+        """Normalise a (3, H, W) image and pad it with zeros at right and bottom (docs/numerics.md, "Image").
+
+        The result is as large as the image or as (height, width) `at_least`, made divisible.
+        """
+        pixels = (image.to(self.device) - self.pixel_mean) / self.pixel_std
+        height, width = image.shape[-2:]
+        step = self.size_divisibility
+        below, beside = (max(have, least) for have, least in zip((height, width), at_least, strict=True))
+        return F.pad(pixels, (0, beside + -beside % step - width, 0, below + -below % step - height))
+
+    def look(self, images: Sequence[Tensor]) -> list[View]:
+        """Run the network on images, before any vocabulary.
+
+        Images of equal padded size go through the network together; what else is in the batch makes no difference.
+
+        Args:
+            images: (3, H, W) uint8 or float RGB in [0, 255] each, of any sizes.
+        """
+        groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
+        for position, image in enumerate(images):
+            padded = self.pad(image)
+            groups[padded.shape[-2], padded.shape[-1]].append((position, padded))
+        views: dict[int, View] = {}
+        for padded_size, members in groups.items():
+            regions = self.find_regions(torch.stack([padded for _, padded in members]))
+            for index, (position, _) in enumerate(members):
+                height, width = images[position].shape[-2:]
+                views[position] = View(regions.of_image(index), (height, width), padded_size)
+        return [views[position] for position in range(len(images))]
+
+    def results(
+        self, view: View, classifier: Classifier, size: tuple[int, int], things: Collection[int] = ()
+    ) -> Results:
+        """Hold one image against one vocabulary and assemble what `result_options` asks for.
+
+        Args:
+            view: of `look`.
+            classifier: the rows of the image.
+            size: (height, width) of the results.
+            things: indices of the countable classes.
+        """
+        options, image_size = self.result_options, view.image_size
+        log_scores = self.score_regions(
+            view.regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
+        ).log_scores
+        masks = F.interpolate(view.regions.mask_logits, size=view.padded_size, mode="bilinear", align_corners=False)[0]
+        if options.resize_masks_first or options.panoptic or options.instances:
+            masks = inference.crop_and_resize(masks, image_size, size)
+            image_size = size
+        covered = (classifier.class_index, classifier.num_classes)
+        results = Results()
+        if options.semantic:
+            results["sem_seg"] = inference.semantic_map(log_scores, masks, *covered, image_size, size)
+        if options.panoptic:
+            results["panoptic_seg"] = inference.panoptic_segments(
+                log_scores,
+                masks,
+                *covered,
+                things,
+                object_mask_threshold=options.object_mask_threshold,
+                overlap_threshold=options.overlap_threshold,
+            )
+        if options.instances:
+            results["instances"] = inference.instances(log_scores, masks, *covered, things, top=options.detections)
+        return results
 
     def find_regions(self, pixels: Tensor) -> Regions:
         """Masks and embeddings of a batch.
