@@ -19,7 +19,7 @@ DESCRIPTION
 COMMANDS
     image     one file of reasons for every image of a folder
     generic   one file of reasons for all classes of a vocabulary
-    status    what is done, failed and left in folders of results, at which rate, by whom
+    status    what is done, failed and left in folders of results, at which rate, by whom; how many name no class
     score     which classes of the label maps the model found: recall and precision of its candidates
     show      the reasons beside their image, as an HTML page
 

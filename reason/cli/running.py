@@ -19,6 +19,7 @@ from reason.runs.pipeline import Summary, Work, failure_lines, run_work
 from reason.runs.progress import several
 from reason.runs.provenance import Provenance
 from reason.runs.store import ResultStore, Survey
+from reason.runs.tally import Tally, tally
 from reason.vocabulary import Vocabulary, dump_vocabulary
 
 _SIGNAL_STATUS = 128
@@ -140,6 +141,16 @@ def say_plan(unit: str, store: ResultStore, survey: Survey, arguments: argparse.
         _say(f"{refusal}: {how}; each old file stays until its replacement is ready")
 
 
+def _say_classes(counts: Tally) -> None:
+    if counts.images:
+        _say(str(counts))
+    if counts.images and counts.empty == counts.images:
+        sys.stderr.write(
+            "warning: no image names any class: look at some with 'show', and check --vocabulary, --threshold and the "
+            "model\n"
+        )
+
+
 def say_end(unit: str, store: ResultStore, survey: Survey, summary: Summary) -> int:
     """Say what came of it, each failure with its reason; the exit status (see `carry_out`)."""
     total = several(len(survey.names), unit)
@@ -148,6 +159,8 @@ def say_end(unit: str, store: ResultStore, survey: Survey, summary: Summary) -> 
         sys.stderr.write(f"stopped by {name}: {len(survey.done)} of {total} are on disk; the same command continues\n")
         return _SIGNAL_STATUS + summary.signal
     _say(f"{len(survey.done)} of {total} in {store.folder}")
+    if unit == "image":
+        _say_classes(tally(store.result_file(name) for name in survey.done))
     if not survey.failed:
         return 0
     reasons = {name: summary.failed.get(name) or store.reason_of_failure(name) for name in survey.failed}

@@ -17,6 +17,7 @@ from reason.jsonfile import JsonError, read_json
 from reason.runs.claims import claimed_names, living_workers
 from reason.runs.progress import plural
 from reason.runs.store import STATE_FOLDER, json_files
+from reason.runs.tally import tally
 
 ROOT = Path("reason_data")
 RATE_SECONDS = 600.0
@@ -37,6 +38,8 @@ class Status:
         remaining: seconds, at that rate.
         workers: "host, process" of those at work.
         settings: parts of the provenance.
+        without_class: of the images done, those that name no class; None for classes.
+        mean_classes: named by an image; None for classes, or without images.
     """
 
     folder: str
@@ -49,6 +52,8 @@ class Status:
     remaining: float | None
     workers: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
+    without_class: int | None = None
+    mean_classes: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,12 +103,14 @@ def folder_status(results: Path, state: Path) -> Status:
     times = sorted(_times(results))
     workers = living_workers(state)
     failed = len(json_files(state / "failed"))
+    unit = str(work.get("unit", "image"))
+    counts = tally(results / name for name in json_files(results)) if unit == "image" else None
     total = work.get("total")
     rate = _rate(times, time.time()) if workers else None
     left = max(total - len(times) - failed, 0) if isinstance(total, int) else None
     return Status(
         folder=str(work.get("target") or results),
-        unit=str(work.get("unit", "image")),
+        unit=unit,
         total=total,
         done=len(times),
         failed=failed,
@@ -112,6 +119,8 @@ def folder_status(results: Path, state: Path) -> Status:
         remaining=left / rate if rate and left is not None else None,
         workers=[f"{worker.host}, process {worker.pid}" for worker in workers],
         settings=dict(provenance.get("parts") or {}),
+        without_class=counts.empty if counts else None,
+        mean_classes=counts.mean if counts else None,
     )
 
 
@@ -122,6 +131,8 @@ def format_status(status: Status) -> str:
     line = f"{status.folder}\n  {status.done}{of} {units} done"
     if status.failed:
         line += f", {status.failed} failed"
+    if status.mean_classes is not None:
+        line += f" ({status.without_class} name no class, {status.mean_classes:.1f} classes an image)"
     if status.workers:
         line += f"; {status.claimed} under way"
         if status.rate is not None:

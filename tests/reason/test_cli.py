@@ -223,8 +223,10 @@ def test_failures_are_listed_and_status_one(
     assert "2 of 3 images done, 1 failed" in shown and "broken: image: " in shown
     (few / "broken.jpg").unlink()
     assert main(image_words(few, vllm_server, out)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("vocabulary: ") and re.search(r"\d of 2 name no class, \d\.\d classes an image", said)
     assert main(["status", "--json", str(out)]) == 0
-    (status,) = json.loads(capsys.readouterr().out.split("\n", 2)[2])
+    (status,) = json.loads(capsys.readouterr().out)
     assert (status["done"], status["failed"], status["workers"]) == (2, 1, [])
 
 
