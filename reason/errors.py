@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 
 from reason.imagefile import ImageFileError
+from reason.interrupts import STATUS, prompt_interrupts, say
 from reason.triplets import TripletError
 from reason.vocabulary import VocabularyError
 
 EXIT_USER_ERROR = 2
 EXIT_ENGINE_GONE = 3
-EXIT_INTERRUPTED = 130
 
 
 class ReasonError(Exception):
@@ -33,12 +33,14 @@ def run_command(main: Callable[[], int | None], *, debug: bool) -> int:
         What `main` returned, or 2 for an error of the user, 3 for an engine that is gone, 130 for an interrupt.
     """
     try:
-        return main() or 0
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        sys.stderr.write("interrupted; what was finished is on disk\n")
-        return EXIT_INTERRUPTED
+        with prompt_interrupts():
+            try:
+                return main() or 0
+            except KeyboardInterrupt:
+                if debug:
+                    raise
+                say()
+                return STATUS
     except (ReasonError, ImageFileError, TripletError, VocabularyError) as error:
         if debug:
             raise

@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from reason.cli.running import keep_vocabulary, say_end, say_plan
 from reason.engines.checks import check_fits, check_tensor_parallel
@@ -26,6 +23,7 @@ from reason.errors import ReasonError
 from reason.runs.cluster import Layout, cluster_nodes, layout, portion_size, spread, summed_up
 from reason.runs.jobs import ImageJob
 from reason.runs.pipeline import Summary
+from reason.runs.progress import Bar
 from reason.runs.store import ResultStore
 
 _LOOK_SECONDS = 5.0
@@ -98,21 +96,21 @@ def _progress(store: ResultStore, total: int, *, quiet: bool) -> Iterator[None]:
     began = (store.state / "provenance.json").stat().st_mtime_ns
     folders = (store.folder, store.state / "failed")
 
-    def watch(bar: Any) -> None:
+    def watch(bar: Bar) -> None:
         last = False
         while not last:
             last = ended.wait(_LOOK_SECONDS)
-            bar.n = min(sum(_newer(folder, began) for folder in folders), total)
-            bar.refresh()
+            bar.move_to(min(sum(_newer(folder, began) for folder in folders), total))
 
-    with tqdm(total=total, unit=" images", disable=quiet, dynamic_ncols=True) as bar:
-        watcher = threading.Thread(target=watch, args=(bar,), name="reason-progress", daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
+    bar = Bar(total, "image", quiet=quiet)
+    watcher = threading.Thread(target=watch, args=(bar,), name="reason-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        bar.close()
 
 
 def _newer(folder: Path, than: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reason import interrupts
 from reason.engines.checks import check_fits
 from reason.engines.interface import Engine, EngineInfo, EngineKind, EngineOptions
 from reason.engines.opening import model_info, open_engine
@@ -101,7 +102,8 @@ def _first_look(plan: Plan, stack: ExitStack) -> tuple[Engine | None, EngineInfo
 
 
 def _opened(plan: Plan, stack: ExitStack) -> Engine:
-    engine = open_engine(plan.kind, plan.options)
+    with interrupts.deaf_children():
+        engine = open_engine(plan.kind, plan.options)
     stack.callback(engine.close)
     return engine
 
@@ -156,7 +158,7 @@ def say_end(unit: str, store: ResultStore, survey: Survey, summary: Summary) -> 
     total = several(len(survey.names), unit)
     if summary.signal:
         name = signal.Signals(summary.signal).name
-        sys.stderr.write(f"stopped by {name}: {len(survey.done)} of {total} are on disk; the same command continues\n")
+        interrupts.say(f"stopped by {name}: {len(survey.done)} of {total} are on disk; the same command continues")
         return _SIGNAL_STATUS + summary.signal
     _say(f"{len(survey.done)} of {total} in {store.folder}")
     if unit == "image":

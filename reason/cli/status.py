@@ -15,7 +15,7 @@ from typing import Any
 from reason.errors import ReasonError
 from reason.jsonfile import JsonError, read_json
 from reason.runs.claims import claimed_names, living_workers
-from reason.runs.progress import plural
+from reason.runs.progress import duration, plural
 from reason.runs.store import STATE_FOLDER, json_files
 from reason.runs.tally import tally
 
@@ -138,7 +138,7 @@ def format_status(status: Status) -> str:
         if status.rate is not None:
             line += f", {status.rate * 60:.1f} a minute"
         if status.remaining is not None:
-            line += f", {_duration(status.remaining)} left"
+            line += f", {duration(status.remaining)} left"
         line += f"\n  at work: {'; '.join(status.workers)}"
     elif status.total is not None and status.done + status.failed < status.total:
         line += "; nobody is at work, the same command continues"
@@ -195,11 +195,3 @@ def _times(folder: Path) -> Iterator[float]:
 def _rate(times: Sequence[float], now: float) -> float | None:
     recent = [moment for moment in times if now - RATE_SECONDS <= moment <= now]
     return (len(recent) - 1) / (now - recent[0]) if len(recent) > 1 and now > recent[0] else None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

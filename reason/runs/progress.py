@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from reason.asking.messages import Answer
 
@@ -54,11 +55,70 @@ class Usage:
         return self.cached / self.telling if self.telling else None
 
 
+class Bar:
+    """How far something is, on standard error: a bar on a terminal, a whole line now and then in a log file.
+
+    tqdm is imported with the first bar, since it would be a third of what `--help` takes.
+
+    Args:
+        total: things to do.
+        unit: what one of them is called.
+        quiet: show nothing.
+        pause: seconds between two lines of a log.
+    """
+
+    def __init__(self, total: int, unit: str, *, quiet: bool = False, pause: float = _LOG_SECONDS) -> None:
+        self.count = 0
+        self._total, self._unit, self._pause = total, unit, pause
+        self._note = ""
+        self._begun = self._shown = time.monotonic()
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._bar: Any = None
+        if not quiet and not self._lines:
+            from tqdm import tqdm
+
+            unit_of_bar = f" {plural(unit)}"
+            self._bar = tqdm(total=total, unit=unit_of_bar, mininterval=_TERMINAL_SECONDS, dynamic_ncols=True)
+
+    def move_to(self, count: int, note: str = "") -> None:
+        """So many are done; `note` stands behind the numbers."""
+        step, self.count, self._note = count - self.count, count, note
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(step)
+        elif self._lines and time.monotonic() - self._shown >= self._pause:
+            self._line()
+
+    def close(self) -> None:
+        """Finish the bar, or write the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._lines:
+            self._line()
+            self._lines = False
+
+    def _line(self) -> None:
+        self._shown = time.monotonic()
+        seconds = max(self._shown - self._begun, 1e-9)
+        parts = [f"{self.count}/{several(self._total, self._unit)}, {60 * self.count / seconds:.1f} a minute"]
+        if 0 < self.count < self._total:
+            parts.append(f"{duration(seconds * (self._total - self.count) / self.count)} left")
+        sys.stderr.write(", ".join([*parts, self._note] if self._note else parts) + "\n")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Such as "2 h 5 min", "3 min", "less than a minute"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 @dataclass
 class Progress:
-    """A bar on standard error, and the numbers behind it.
-
-    tqdm is imported with the first one, since it would be a third of what `--help` takes.
+    """A bar, and the numbers behind it.
 
     Args:
         total: things to do.
@@ -75,12 +135,7 @@ class Progress:
     _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        from tqdm import tqdm
-
-        interval = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
-        self._bar = tqdm(
-            total=self.total, unit=f" {plural(self.unit)}", mininterval=interval, disable=self.quiet, dynamic_ncols=True
-        )
+        self._bar = Bar(self.total, self.unit, quiet=self.quiet)
 
     def answered(self, answer: Answer) -> None:
         """Count an answer of the engine."""
@@ -90,18 +145,15 @@ class Progress:
         """One more is done, or has failed."""
         self.done += not failed
         self.failed += failed
-        if not self.quiet:
-            self._bar.set_postfix_str(self.rates(), refresh=False)
-            self._bar.update()
+        self._bar.move_to(self._bar.count + 1, self.rates())
 
     def elsewhere(self) -> None:
         """One more was finished by another process."""
-        self._bar.update()
+        self._bar.move_to(self._bar.count + 1, self.rates())
 
     def waiting(self, count: int) -> None:
         """Say that what is left is in the hands of other processes."""
-        if not self.quiet:
-            self._bar.set_postfix_str(f"waiting for {count} of other processes")
+        self._bar.move_to(self._bar.count, f"waiting for {count} of other processes")
 
     @property
     def seconds(self) -> float:

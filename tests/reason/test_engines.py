@@ -291,7 +291,7 @@ def test_both_grammar_backends_of_vllm_take_the_real_schemas(
 
     def arguments(model: ModelFolder, options: EngineOptions) -> Any:
         made = ours(model, options)
-        made.structured_outputs_config.backend = backend
+        made.structured_outputs_config = {"backend": backend, "disable_any_whitespace": True}
         return made
 
     monkeypatch.setattr(vllm_module, "_arguments", arguments)

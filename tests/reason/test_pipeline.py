@@ -22,7 +22,7 @@ from reason.engines.interface import Engine, EngineInfo
 from reason.errors import ReasonError
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.pipeline import Summary, failure_lines, run_work
-from reason.runs.progress import Progress, Usage, plural, several
+from reason.runs.progress import Bar, Progress, Usage, duration, plural, several
 from reason.runs.store import ResultStore, Survey
 from reason.triplets import load_image
 from reason.vocabulary import parse_vocabulary
@@ -190,8 +190,27 @@ def test_progress_counts_and_says_what_it_counts(capsys: pytest.CaptureFixture[s
     progress.elsewhere()
     progress.close()
     assert "75% of prompts cached, 1 failed" in progress.rates() and progress.report().startswith("1 class in")
-    assert "3/3" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("3/3 classes, ") and lines[0].endswith("1 failed")
     assert (several(1, "image"), several(2, "class"), plural("image")) == ("1 image", "2 classes", "images")
+
+
+def test_progress_without_a_terminal_is_whole_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar(100, "image", pause=0.0)
+    for count in (25, 50):
+        bar.move_to(count, "2 failed")
+    bar.close()
+    text = capsys.readouterr().err
+    assert "\r" not in text and text.endswith("\n")
+    assert [line.split(",")[0] for line in text.splitlines()] == ["25/100 images", "50/100 images", "50/100 images"]
+    assert all(line.endswith("less than a minute left, 2 failed") for line in text.splitlines())
+    rare = Bar(100, "image")
+    for count in range(100):
+        rare.move_to(count)
+    rare.close()
+    Bar(3, "image", quiet=True).close()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (duration(20), duration(200), duration(7500)) == ("less than a minute", "3 min", "2 h 5 min")
 
 
 def test_failures_are_listed_up_to_a_number() -> None:
