@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from reason.cli.options import add_source_pixels, allow_source_pixels
 from reason.errors import ReasonError
 from reason.files import write_text
 from reason.imagefile import ImageFileError
@@ -227,6 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images, or of a folder, an index page as well."
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images, or folders of them")
+    parser.add_argument("--recursive", action="store_true", help="images in the folders below, too")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of the triplet files")
     parser.add_argument(
         "--vocabulary", metavar="V", help="marks classes that it lacks: name of a benchmark, file or list"
@@ -234,6 +236,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to write (default: out/show/<name of --results>)"
     )
+    add_source_pixels(parser)
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="show the first N images (default: 100)")
 
 
@@ -245,9 +248,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.results.is_dir():
         raise ReasonError(f"{args.results}: no such folder; give the one that holds the triplet files with --results")
+    allow_source_pixels(args)
     if args.limit < 1:
         raise ReasonError(f"--limit {args.limit}: must be at least 1")
-    found = [image for given in args.images for image in list_images(given)]
+    found = [image for given in args.images for image in list_images(given, recursive=args.recursive)]
     images = found[: args.limit]
     check_stems(images)
     vocabulary = read_vocabulary(args.vocabulary) if args.vocabulary else None

@@ -11,7 +11,9 @@ from reason.cli.options import (
     add_asking,
     add_engine,
     add_run,
+    add_source_pixels,
     add_what,
+    allow_source_pixels,
     engine_options,
     read_prompts,
     task_options,
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = add_what(parser)
     what.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, or one image")
+    what.add_argument("--recursive", action="store_true", help="images in the folders below --images, too")
     what.add_argument(
         "--output", type=Path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
     )
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="least similarity (default: %(default)s)",
     )
+    add_source_pixels(asking)
     asking.add_argument(
         "--max-pixels",
         type=int,
@@ -139,7 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ReasonError, VocabularyError, TripletError: see `reason.errors`.
     """
-    everything: Sequence[Path] = list_images(arguments.images)
+    allow_source_pixels(arguments)
+    everything: Sequence[Path] = list_images(arguments.images, recursive=arguments.recursive)
     if arguments.labels is not None:
         everything = labelled_images(everything, arguments.labels)
     check_stems(everything)

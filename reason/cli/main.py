@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from reason.cli.manual import MANUAL
 from reason.errors import run_command
@@ -47,12 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {words[0]}: no such command{hint}; there are {', '.join(COMMANDS)}\n")
         return 2
     module = importlib.import_module(COMMANDS[words[0]])
-    parser = _Parser(prog=f"python -m reason {words[0]}", formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser(prog=f"{_typed()} {words[0]}", formatter_class=_Help, allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks and what the libraries log")
     parsed = parser.parse_args(words[1:])
     _set_up_logging(parsed.debug)
     return run_command(lambda: module.run(parsed), debug=parsed.debug)
+
+
+def _typed() -> str:
+    """What stands before the command's name in what the user typed, for the usage line to say the same."""
+    called = Path(sys.argv[0])
+    if called.name in ("__main__.py", "-m", "-c", ""):
+        return f"{_short(Path(sys.executable))} -m reason"
+    return called.name
+
+
+def _short(path: Path) -> str:
+    """The interpreter as it is called from here: ".venv-reason/bin/python", or its name if it is the usual one."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return "python" if shutil.which("python") == str(path) else str(path)
 
 
 def _set_up_logging(debug: bool) -> None:

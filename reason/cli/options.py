@@ -10,6 +10,7 @@ from reason.asking.messages import TaskOptions
 from reason.asking.prompts import PromptSet, load_prompts
 from reason.engines.interface import ENGINES, EngineOptions
 from reason.errors import ReasonError
+from reason.imagefile import allow_pixels
 from reason.runs.images import MAX_PIXELS
 
 _DEFAULTS = TaskOptions()
@@ -134,6 +135,28 @@ def add_run(parser: argparse.ArgumentParser, *, unit: str) -> argparse._Argument
     group.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group
+
+
+def add_source_pixels(parser: argparse._ActionsContainer) -> None:
+    """How large image files may be."""
+    parser.add_argument(
+        "--max-source-pixels",
+        type=int,
+        metavar="N",
+        help="open image files of up to so many pixels (default: 178956970; a small file can hold a huge image)",
+    )
+
+
+def allow_source_pixels(arguments: argparse.Namespace) -> None:
+    """Do what --max-source-pixels says.
+
+    Raises:
+        ReasonError: no number of pixels.
+    """
+    if arguments.max_source_pixels is not None:
+        if arguments.max_source_pixels < 1:
+            raise ReasonError(f"--max-source-pixels {arguments.max_source_pixels}: a number of pixels above 0")
+        allow_pixels(arguments.max_source_pixels)
 
 
 def read_prompts(version: str) -> PromptSet:
