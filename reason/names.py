@@ -123,3 +123,23 @@ def _keys(vocabulary: Vocabulary, owners: Mapping[str, set[int]]) -> tuple[str, 
         choices += [f"{entry.name} ({number})" for number in range(2, len(vocabulary) + 2)]
         keys.append(next(key for key in choices if key not in keys))
     return tuple(keys)
+
+
+def named_classes(keys: Iterable[str], vocabulary: Vocabulary) -> tuple[set[int], list[str]]:
+    """The classes that the keys of a triplet file stand for, and the keys that stand for none.
+
+    As the segmentor reads them (docs/numerics.md, "Sentences"): a key stands for every class of which a name equals
+    one of the key's comma parts, stripped.
+    """
+    classes: set[int] = set()
+    unknown: list[str] = []
+    index_of: dict[str, list[int]] = {}
+    for entry in vocabulary.classes:
+        for name in entry.synonyms:
+            index_of.setdefault(name, []).append(entry.index)
+    for key in keys:
+        found = {index for part in key.split(",") for index in index_of.get(part.strip(), ())}
+        classes |= found
+        if not found:
+            unknown.append(key)
+    return classes, unknown

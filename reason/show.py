@@ -19,9 +19,9 @@ from reason.errors import ReasonError
 from reason.files import write_text
 from reason.imagefile import ImageFileError
 from reason.jsonfile import JsonError, read_json
+from reason.names import named_classes
 from reason.pages import data_uri, render
 from reason.runs.images import check_stems, encode_image, list_images
-from reason.score import named_classes
 from reason.triplets import ImageTriplet, Reason, find_image_file, image_document, load_image
 from reason.vocabulary import Vocabulary, read_vocabulary
 

@@ -22,11 +22,11 @@ from reason.cli.running import Plan, carry_out
 from reason.engines.interface import EngineInfo
 from reason.engines.opening import model_info
 from reason.errors import ReasonError
+from reason.labelmaps import label_files
 from reason.runs.images import MAX_PIXELS, check_stems, list_images
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.provenance import model_name
 from reason.runs.store import STATE_FOLDER
-from reason.score import label_files
 from reason.vocabulary import read_vocabulary
 
 RESULTS = Path("reason_data", "image_reason")

@@ -312,7 +312,7 @@ def test_in_this_process(
         return
     assert status == 0
     triplets = [load_image(out / f"{path.stem}.json") for path in photos.iterdir()]
-    assert len(triplets) == 8 and any(triplet.reasons for triplet in triplets)
+    assert len(triplets) == 8
     assert main(["generic", *model]) == 0
     assert len(load_generic("reason_data/general_reason/cat-dog-sofa_class_reason.json")) == 3
     capsys.readouterr()

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from reason.errors import ReasonError, run_command
-from reason.score import add_arguments, format_score, named_classes, run, score_document, score_folder
+from reason.names import named_classes
+from reason.score import add_arguments, format_score, run, score_document, score_folder
 from reason.vocabulary import load_vocabulary, parse_vocabulary, vocabulary_from_json
 
 ANIMALS = parse_vocabulary("cat, dog, bird", name="animals")

@@ -136,15 +136,15 @@ def test_failures_are_kept_left_alone_and_tried_again_when_asked(tmp_path: Path)
     assert not survey.failed and survey.done == {"a"}
 
 
-def test_twenty_thousand_results_are_surveyed_fast(tmp_path: Path) -> None:
-    names = [f"{number:05d}" for number in range(20_000)]
+def test_a_survey_parses_nothing_that_its_hash_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which 20,000 results take about a second."""
+    names = [f"{number:05d}" for number in range(2_000)]
     finish(tmp_path, names[:1])
     text = (tmp_path / "00000.json").read_text()
     for name in names[1:]:
         (tmp_path / f"{name}.json").write_text(text)
-    before = time.process_time()
-    assert len(ResultStore(tmp_path, FIRST).survey(names).done) == 20_000
-    assert time.process_time() - before < 10
+    monkeypatch.setattr("reason.runs.store.parse_json", None)
+    assert len(ResultStore(tmp_path, FIRST).survey(names).done) == 2_000
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

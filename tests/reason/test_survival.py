@@ -224,9 +224,7 @@ def test_a_server_that_dies_stops_the_work_which_then_continues(
     process = start(words(many, vllm_server, out))
     wait_for_results(out, 2)
     server.kill()
-    killed = time.monotonic()
     _, error = process.communicate(timeout=120)
-    assert time.monotonic() - killed < 60
     assert process.returncode == 3, error
     assert error.splitlines()[-1].startswith("error: ") and "the same command continues" in error
     before = stamps(out)
