@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +41,8 @@ class TransformersEngine:
             from transformers.utils import is_torch_cuda_available  # type: ignore[attr-defined,unused-ignore]
         except ImportError as error:
             raise ReasonError(f"transformers is not installed here ({error}): run 'bash install.sh reason'") from error
+        if not sys.stderr.isatty():
+            transformers.utils.logging.disable_progress_bar()
         _log.warning("--engine transformers answers one request at a time: right for trying out, slow for a data set")
         self._length = context_length(model, options)
         size = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
