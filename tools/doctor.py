@@ -68,7 +68,7 @@ def examine() -> list[Finding]:
     findings += _guarded(_op)
     if detectron2 is None:
         return findings
-    for check in (_weights, _datasets, _generic_reasons, _image_reasons, _features):
+    for check in (_weights, _datasets, _generic_reasons, _image_reasons, _features, _reasoning):
         findings += _guarded(check)
     return findings
 
@@ -278,6 +278,43 @@ def _image_reasons() -> Iterator[Finding]:
             yield Finding("Image-specific reasons", vocabulary, "missing", "none", use, REASONS_HINT)
 
 
+def _reasoning() -> Iterator[Finding]:
+    """What writes reasons: an environment of its own, and a model."""
+    root = checkout() or Path()
+    section, own = "Writing reasons", root / ".venv-reason" / "bin" / "python"
+    use = "python -m reason: reasons for one's own images and vocabularies"
+    if own.is_file():
+        yield Finding(section, ".venv-reason", "ok", ".venv-reason/bin/python -m reason")
+    else:
+        yield Finding(section, ".venv-reason", "missing", "not installed", use, "bash install.sh reason")
+    models = sorted(path.parent.name for path in (root / "llm").glob("*/config.json"))
+    if models:
+        yield Finding(section, "llm/", "ok", ", ".join(models))
+    else:
+        way_out = "python -m tools.fetch_llm, or put a model's folder there; a server needs none (llm/README.md)"
+        yield Finding(section, "llm/", "missing", "no model in it", use, way_out)
+
+
+def runs_now() -> list[str]:
+    """The command lines of a checkout that have all they need here, the one that needs least first."""
+    if checkout() is None or importlib.util.find_spec("detectron2") is None:
+        return []
+    from maft.data import register_all
+
+    from .benchmarks import BY_NAME_ONLY, SUITES, plan
+
+    register_all()
+    commands = {}
+    for suite in SUITES.values():
+        plans = [plan(suite, entry, names_only=False, overrides={}) for entry in suite.benchmarks]
+        for by_name in (True, False):
+            names = [entry.benchmark.name for entry in plans if entry.can_run]
+            names = [name for name in names if (name in BY_NAME_ONLY) == by_name and not (by_name and commands)]
+            if names:
+                commands[f"bash eval_reason_{suite.name}.sh {' '.join(names)}"] = not by_name
+    return sorted(commands, key=lambda command: commands[command])
+
+
 def _features() -> Iterator[Finding]:
     folder = Path("reason_data/image_reason_feat")
     for sub in sorted(folder.glob("*/*")):
@@ -312,6 +349,14 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join(lines[1:])
 
 
+def verdict(commands: Sequence[str]) -> str:
+    """What can be done now, and what to type for it."""
+    if not commands:
+        return "Runs now: nothing; mend what is marked BROKEN or PROBLEM first"
+    names = dict.fromkeys(name for command in commands for name in command.split()[2:])
+    return "\n".join((f"Runs now: {', '.join(names)}", *(f"  {command}" for command in commands)))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog=command("doctor"), description=(__doc__ or "").splitlines()[0])
@@ -320,10 +365,12 @@ def main(words: Sequence[str] | None = None) -> int:
     os.chdir(checkout() or ".")  # what the user brings is looked for where the commands look for it
     findings = examine()
     broken = any(finding.state == "broken" for finding in findings)
+    commands = [] if broken else runs_now()
     if options.json:
-        print(json.dumps({"ok": not broken, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        document = {"ok": not broken, "runs_now": commands, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(document, indent=1))
     else:
-        print(report(findings))
+        print(report(findings) + (f"\n\n{verdict(commands)}" if checkout() else ""))
     return int(broken)
 
 

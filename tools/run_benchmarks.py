@@ -85,10 +85,16 @@ def choose(suite: Suite, names: Sequence[str]) -> tuple[Benchmark, ...]:
     return tuple(known[name] for name in known if name in names) if names else suite.default
 
 
-def list_plans(plans: Sequence[Plan]) -> None:
-    """Print what runs, what cannot, and how to get what is missing; each thing once."""
+def list_plans(plans: Sequence[Plan], typed: str) -> None:
+    """Print what runs and what to type for it, what cannot, and how to get what is missing; each thing once.
+
+    Args:
+        plans: of one model.
+        typed: the command that runs benchmarks of this model, without their names.
+    """
     for entry in plans:
-        print(f"{'will run' if entry.can_run else 'CANNOT RUN'}: {entry.benchmark.name} ({entry.benchmark.title})")
+        head = f"{entry.benchmark.name} ({entry.benchmark.title})"
+        print(f"will run: {head}: {typed} {entry.benchmark.name}" if entry.can_run else f"CANNOT RUN: {head}")
     found: dict[tuple[str, str, bool], list[str]] = {}
     for entry in plans:
         for missing in entry.missing:
@@ -159,7 +165,8 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         plan(suite, benchmark, names_only=options.names_only, overrides=overrides)
         for benchmark in choose(suite, options.benchmarks)
     ]
-    list_plans(plans)
+    names_only = " --names-only" if options.names_only else ""
+    list_plans(plans, f"bash eval_reason_{suite.name}.sh{names_only}")
     ready = [entry for entry in plans if entry.can_run]
     if options.list:
         return 0 if len(ready) == len(plans) else CANNOT_RUN

@@ -201,7 +201,9 @@ def test_doctor_speaks_json() -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
+    assert "bash eval_reason_base.sh mini" in report["runs_now"]
     names = {finding["name"] for finding in report["findings"]}
+    assert {".venv-reason", "llm/"} <= names
     assert {"python", "torch", "detectron2", "CUDA", "on cpu", "pretrained/maftp_b.pth", "pc59"} <= names
     assert {"openvocab_ade20k_panoptic_val", "openvocab_pascal20_sem_seg_val"} <= names
     for finding in report["findings"]:

@@ -366,3 +366,36 @@ def test_the_network_of_these_tests_is_what_it_says() -> None:
     """Without this the figures above could agree by chance."""
     picture = {"image": torch.tensor([[[0, 10], [20, 30]]]).expand(3, 2, 2)}
     assert Network(20, 1)([picture])[0]["sem_seg"].argmax(0).tolist() == [[0, 1], [2, 4]]
+
+
+def test_mini_has_short_headers_rows_by_what_was_given_and_its_own_file_is_taken(tmp_path: Path) -> None:
+    qualities = {"PQ": 40.0, "SQ": 80.0, "RQ": 50.0}
+    for method, value in (("names", 30.0), ("image", 60.0)):
+        metrics = {"sem_seg": {"mIoU_reference": value, "mIoU_present": value}, "panoptic_seg": {"all": qualities}}
+        place = tmp_path / "mini" / method / "inference" / "mini_val_panoptic"
+        place.mkdir(parents=True)
+        config = f"configs/mini/eval{'_reason' if method == 'image' else ''}.yaml"
+        content = {"dataset": "mini_val_panoptic", "metrics": metrics, "images": {"total": 120}}
+        content["provenance"] = {"config_file": config, "weights_file": "tools/mini/weights/mini.safetensors"}
+        (place / "results.json").write_text(json.dumps(content))
+    own = tmp_path / "mini" / "results.json"
+    own.write_text(json.dumps({"names": {"seen": 1.0}, "panoptic": {"names": qualities}}))
+    for given in (own, tmp_path):
+        report = build(collect([given]))
+        assert not [note for note in report.notes if note.startswith("Left out")]
+        semantic, panoptic = report.tables
+        assert semantic.columns[-1].title == "mini"
+        assert [column.title for column in panoptic.columns[-3:]] == ["mini PQ", "mini SQ", "mini RQ"]
+        rows = {row.method: row.cells[-1].value for row in semantic.rows if row.method.startswith("mini")}
+        assert rows == {"mini, names only": 30.0, "mini, image-specific reasons": 60.0}
+
+
+def test_instances_have_a_table_of_their_own(tmp_path: Path) -> None:
+    place = tmp_path / "inference" / "openvocab_ade20k_instance_val"
+    place.mkdir(parents=True)
+    metrics = {"AP": 20.0, "AP50": 30.0, "AP75": 21.0, "APs": None, "APm": 10.0, "APl": 40.0}
+    content = {"dataset": place.name, "metrics": {"instances": metrics}, "images": {"total": 2000}}
+    (place / "results.json").write_text(json.dumps(content))
+    table = build(collect([tmp_path])).tables[-1]
+    assert table.title == "Instances, AP of masks"
+    assert [cell.value for cell in table.rows[-1].cells] == [20.0, 30.0, 21.0, None, 10.0, 40.0]

@@ -64,6 +64,11 @@ class Result:
         return next((suite.name for suite in SUITES.values() if Path(suite.weights).name == weights), "")
 
     @property
+    def mini(self) -> str:
+        """Which of mini's evaluations, by its folder: "names", "generic", "image", ...; "" if it is none of them."""
+        return self.path.parents[2].name if self.dataset.startswith("mini_") else ""
+
+    @property
     def run(self) -> Path:
         """The folder that several data sets of one set-up share: OUTPUT_DIR, or the one above a folder a benchmark."""
         output = self.path.parents[2]
@@ -99,9 +104,13 @@ class Collection:
 def collect(folders: Sequence[Path]) -> Collection:
     """Look through folders, at any depth; what an evaluation has set aside (`earlier-<n>`) does not count.
 
+    Args:
+        folders: or results.json files, which stand for the folders that they lie in.
+
     Raises:
         UserError: a folder is not there.
     """
+    folders = [folder.parent if folder.is_file() and folder.name == RESULTS else folder for folder in folders]
     results: list[Result] = []
     unfinished: list[str] = []
     problems: list[str] = []
@@ -145,6 +154,8 @@ def _unfinished(place: Path) -> str:
 def _read(path: Path) -> list[Result]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if "dataset" not in content and (path.parent / "names" / "inference").is_dir():
+            return []  # mini's summary of the evaluations in the folders beside it
         return [
             Result(
                 path,

@@ -36,8 +36,13 @@ def semantic_benchmarks() -> tuple[Benchmark, ...]:
     return tuple(known[name] for name in ORDER)
 
 
+MINI_TITLES = {"mini_val_panoptic": "mini", "mini_closed_panoptic": "mini, seen kinds"}
+
+
 def title_of(dataset: str) -> str:
     """What a registered data set is called in tables; its own name where it is no benchmark."""
+    if dataset.startswith("mini_"):
+        return MINI_TITLES.get(dataset, dataset)
     benchmarks = (benchmark for suite in SUITES.values() for benchmark in suite.benchmarks)
     return next((benchmark.title for benchmark in benchmarks if benchmark.dataset == dataset), dataset)
 

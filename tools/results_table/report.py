@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from maft.evaluation.metrics import APS
+
 from ..benchmarks import SUITES
 from ..dataset_facts import split_facts
 from .collect import Collection, Result
@@ -100,10 +102,17 @@ def build(collection: Collection) -> Report:
     report = Report()
     runs = {str(result.run.absolute()) for result in collection.results}
     common = os.path.commonpath(runs) if runs else ""
-    for task, title in (("sem_seg", "Semantic segmentation, mIoU"), ("panoptic_seg", "Panoptic segmentation")):
+    tasks = {
+        "sem_seg": ("Semantic segmentation, mIoU", _semantic_columns, SEMANTIC),
+        "panoptic_seg": ("Panoptic segmentation", _panoptic_columns, PANOPTIC),
+        "instances": ("Instances, AP of masks", _instance_columns, ()),
+    }
+    for task, (title, columns_of, known) in tasks.items():
         results = [result for result in collection.results if result.task == task]
-        columns = _semantic_columns(results) if task == "sem_seg" else _panoptic_columns(results)
-        methods = [(suite, reasons) for suite, reasons in (SEMANTIC if task == "sem_seg" else PANOPTIC)]
+        if not results and not known:
+            continue
+        columns = columns_of(results)
+        methods = [(suite, reasons) for suite, reasons in known]
         rows = _Rows(report, columns, common).blocks(methods, results)
         report.tables.append(Table(title, columns, tuple(rows)))
     states = {cell.state for table in report.tables for row in table.rows for cell in row.cells}
@@ -126,9 +135,31 @@ def _panoptic_columns(results: Iterable[Result]) -> tuple[Column, ...]:
     return tuple(Column(name, metric, f"{title} {metric}") for name, title in titles.items() for metric in QUALITIES)
 
 
+def _instance_columns(results: Iterable[Result]) -> tuple[Column, ...]:
+    names = sorted({result.dataset for result in results})
+    return tuple(Column(name, metric, f"{title_of(name)} {metric}") for name in names for metric in APS)
+
+
+MINI_METHODS = {
+    "names": "names only",
+    "generic": "generic reasons",
+    "image": "image-specific reasons",
+    "image_aligned": "image-specific reasons, aligned",
+}
+"""Folder of an evaluation of mini -> what it was given."""
+
+
+def own_name(result: Result) -> str:
+    """What the rows of a result are called: by the method, of mini by what the model was given."""
+    if result.mini:
+        return f"mini, {MINI_METHODS.get(result.mini, result.mini)}"
+    return method_name(result.suite, result.reasons, result.text("config_file"))
+
+
 def method_name(suite: str, reasons: bool, config: str = "") -> str:
-    """A method as the papers' tables call it; of an unknown model, the name of its config."""
-    model = {"base": "MAFT+ base", "large": "MAFT+ large", "pano": "MAFT+ large"}.get(suite, Path(config).stem)
+    """A method as the papers' tables call it; of an unknown model, the name of its config with its folder."""
+    known = {"base": "MAFT+ base", "large": "MAFT+ large", "pano": "MAFT+ large"}
+    model = known.get(suite, "/".join(Path(config.removesuffix(".yaml")).parts[-2:]))
     return f"OpenSeg-R, {model}" if reasons else model
 
 
@@ -142,8 +173,7 @@ class _Rows:
         """A block a method: the published figures, then every run's; methods without published figures come last."""
         own: dict[str, list[Result]] = {}
         for result in results:
-            name = method_name(result.suite, result.reasons, result.text("config_file"))
-            own.setdefault(name, []).append(result)
+            own.setdefault(own_name(result), []).append(result)
         for suite, reasons in methods:
             name = method_name(suite, reasons)
             figures = published(suite, reasons)
