@@ -98,7 +98,7 @@ class SemanticEvaluator:
                 map that cannot be read.
         """
         image = input["file_name"]
-        prediction = self._prediction(image, output)
+        prediction = self.predicted_classes(image, output)
         label_file = self._label_files[image]
         num_classes = len(self._class_names)
         label = np.asarray(read_label_map(label_file, num_classes, self._ignore_label))
@@ -109,7 +109,8 @@ class SemanticEvaluator:
         cells = np.flatnonzero(confusion)
         return {"cells": cells.tolist(), "counts": confusion[cells].tolist()}
 
-    def _prediction(self, image: str, output: Mapping[str, Any]) -> NDArray[np.int64]:
+    def predicted_classes(self, image: str, output: Mapping[str, Any]) -> NDArray[np.integer]:
+        """The class index of each pixel, (H, W), from the output for `image`; see `process_one`."""
         if "sem_seg" not in output:
             raise UserError(f"{image}: the model gives no semantic result; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True")
         scores: torch.Tensor = output["sem_seg"]
