@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from detectron2.data import transforms as T
 
 from maft.errors import UserError
+from maft.sizes import resized
 from reason.imagefile import ImageFileError, opened, orientation, read_rgb
 
 Masks = Literal["classes", "segments"]
@@ -60,7 +59,7 @@ class InferenceMapper:
         if image_format not in ("RGB", "BGR"):
             raise UserError(f"INPUT.FORMAT '{image_format}': RGB or BGR; every published model takes RGB")
         self.image_format, self.obey_exif = image_format, obey_exif
-        self.resize = T.ResizeShortestEdge(short_edge, max_size, sample_style="choice")
+        self.short_edge, self.max_size = short_edge, max_size
 
     @classmethod
     def from_config(cls, cfg: Any, *, obey_exif: bool = False) -> InferenceMapper:
@@ -94,9 +93,8 @@ class InferenceMapper:
                     f"{record['file_name']}: its {key} is {actual}, the annotations say {record[key]}; "
                     f"image and annotation file do not belong together{exif_note(record['file_name'])}"
                 )
-        resized = self.resize.get_transform(pixels).apply_image(pixels)
-        chw = np.array(resized.transpose(2, 0, 1), order="C")  # a copy: PIL's own memory is read-only
-        return {**record, "height": height, "width": width, "image": torch.from_numpy(chw)}
+        image = resized(np.ascontiguousarray(pixels), self.short_edge, self.max_size)
+        return {**record, "height": height, "width": width, "image": image}
 
     def read(self, path: str) -> np.ndarray:
         """The image at `path`, uint8 (H, W, 3) in `image_format`.

@@ -128,6 +128,48 @@ def image_prompts(
     return prompts if prompts.rows_per_class else None
 
 
+def mixed_prompts(
+    synonyms: Sequence[Sequence[str]],
+    reasons: Mapping[str, Reason],
+    num_des: int,
+    mode: Mode,
+    source: str,
+    templates: TemplateSet | None = None,
+) -> Prompts:
+    """Reasons for some classes, names for the others: what the Python interface makes of a mapping (not the paper's).
+
+    A class without a reason gets the rows of its names alone, once per attribute, so that all classes are compared.
+
+    Args:
+        as `generic_prompts`.
+
+    Raises:
+        UserError: a bad `num_des` or `mode`, or see `plain_prompts`.
+    """
+    frames = templates or template_set("vild")
+    covered = _reason_prompts(synonyms, reasons, num_des, mode, source, frames)
+    position = {index: place for place, index in enumerate(covered.class_index or ())}
+    starts = np.cumsum((0, *covered.rows_per_class))
+    sentences = list(covered.sentences)
+    members: list[np.ndarray] = []
+    rows_per_class: list[int] = []
+    for index, names in enumerate(synonyms):
+        if index in position:
+            members.append(covered.row_members[starts[position[index]] : starts[position[index] + 1]])
+        else:
+            own = np.arange(len(names) * len(frames), dtype=np.int64).reshape(len(names), -1) + len(sentences)
+            members.append(np.tile(own, (num_des, 1)))
+            sentences.extend(sentence for name in names for sentence in frames.fill(name))
+        rows_per_class.append(len(members[-1]))
+    return replace(
+        covered,
+        sentences=tuple(sentences),
+        row_members=np.concatenate(members),
+        rows_per_class=tuple(rows_per_class),
+        class_index=None,
+    )
+
+
 def match_reasons(synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> list[str | None]:
     """The key of `reasons` that every class takes, or None.
 

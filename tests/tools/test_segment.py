@@ -15,9 +15,9 @@ import skimage.data
 from PIL import Image
 
 from maft.errors import UserError
+from maft.legend import compose
 from reason.vocabulary import load_vocabulary
 from tools.segment.__main__ import main, parse_arguments
-from tools.segment.draw import compose
 from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
 from tools.segment.segmenter import percent
 

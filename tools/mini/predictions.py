@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from maft.drawing import Maps, panoptic_maps
 from maft.errors import UserError
 from maft.files import read_label_map, read_panoptic
 from reason.jsonfile import JsonError, read_json
 
-from ..pictures import Maps, panoptic_maps
 from .scenes import IGNORE_LABEL
 
 

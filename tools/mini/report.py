@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maft.drawing import NONE, Maps, agreement, overlay, shares
 from maft.errors import UserError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
 from reason.triplets import ImageTriplet, load_image
 from reason.vocabulary import Vocabulary
 
-from ..pictures import NONE, Maps, agreement, overlay, shares
 from . import page
 from .dataset import LIST_ONLY, REASON_DATA, Layout
 from .methods import CLOSED, Method, main_methods

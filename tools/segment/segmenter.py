@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maft.data import InferenceMapper
+from maft.drawing import NONE, Maps, overlay, panoptic_maps, shares
 from maft.files import replacing, write_label_map, write_text
+from maft.legend import compose
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.vocabulary import Vocabulary
 
-from ..pictures import NONE, Maps, overlay, panoptic_maps, shares
-from .draw import compose
 from .inputs import Targets
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The picture that people look at: classes in colour over the photograph, and a legend below it."""
+"""An overlay with a legend below it, and a banner above it where something must not be missed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ELLIPSIS = "…"
 
 
 def compose(overlay: NDArray[np.uint8], legend: Sequence[Entry], alarm: str = "") -> Image.Image:
-    """Put the alarm above a picture and the legend below it.
+    """Put the alarm above an image and the legend below it.
 
     Args:
         overlay: (H, W, 3) uint8 RGB.
@@ -27,7 +27,7 @@ def compose(overlay: NDArray[np.uint8], legend: Sequence[Entry], alarm: str = ""
         alarm: a sentence that nobody may miss; "" for none.
 
     Returns:
-        An RGB image of at least 360 pixels width, the picture in it in its own size.
+        An RGB image of at least 360 pixels width, the image in it in its own size.
     """
     height, width = overlay.shape[:2]
     canvas_width = max(width, _MIN_WIDTH)

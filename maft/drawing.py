@@ -1,4 +1,4 @@
-"""Labellings, and pictures of them."""
+"""Labellings, and images of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TINT = 0.62
 
 @dataclass(frozen=True)
 class Maps:
-    """A labelling of one picture.
+    """A labelling of one image.
 
     Attributes:
         classes: (H, W) int32 class indices, `NONE` where there is none.
-        segments: (H, W) int32; neighbouring pixels of different value are parted by a line in pictures.
+        segments: (H, W) int32; neighbouring pixels of different value are parted by a line in overlays.
     """
 
     classes: NDArray[np.int32]
@@ -36,11 +36,11 @@ def panoptic_maps(segments: NDArray[np.int32], category_of: Mapping[int, int]) -
     return Maps(categories[places].reshape(segments.shape), segments)
 
 
-def overlay(picture: NDArray[np.uint8], maps: Maps, palette: Sequence[Color]) -> NDArray[np.uint8]:
-    """The picture tinted by class, with white lines between segments; what has no class is pale and grey.
+def overlay(image: NDArray[np.uint8], maps: Maps, palette: Sequence[Color]) -> NDArray[np.uint8]:
+    """The image tinted by class, with white lines between segments; what has no class is pale and grey.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         maps: of the same height and width.
         palette: one RGB colour in [0, 255] a class.
 
@@ -50,15 +50,15 @@ def overlay(picture: NDArray[np.uint8], maps: Maps, palette: Sequence[Color]) ->
     Raises:
         ValueError: the sizes differ, or a class has no colour.
     """
-    if maps.classes.shape != picture.shape[:2]:
+    if maps.classes.shape != image.shape[:2]:
         height, width = maps.classes.shape
-        raise ValueError(f"it has {width}x{height} pixels, the picture {picture.shape[1]}x{picture.shape[0]}")
+        raise ValueError(f"it has {width}x{height} pixels, the image {image.shape[1]}x{image.shape[0]}")
     if maps.classes.max() >= len(palette):
         raise ValueError(f"class {maps.classes.max()} is not in the vocabulary of {len(palette)}")
-    grey = picture.mean(axis=2, keepdims=True)
+    grey = image.mean(axis=2, keepdims=True)
     pale = np.repeat(0.35 * grey + 0.65 * 235, 3, axis=2)
     colors = np.array([*palette, (0, 0, 0)], dtype=np.float64)[maps.classes]  # the last one stands for NONE = -1
-    tinted = (1 - _TINT) * (0.5 * picture + 0.5 * grey) + _TINT * colors
+    tinted = (1 - _TINT) * (0.5 * image + 0.5 * grey) + _TINT * colors
     result = np.where((maps.classes == NONE)[..., None], pale, tinted)
     result[_borders(maps.segments)] = 255
     return result.round().astype(np.uint8)
@@ -72,7 +72,7 @@ def _borders(segments: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 def shares(maps: Maps) -> list[tuple[int, float]]:
-    """(class index, part of the picture in [0, 1]) of the classes that occur, largest first."""
+    """(class index, part of the image in [0, 1]) of the classes that occur, largest first."""
     classes, counts = np.unique(maps.classes[maps.classes != NONE], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [(int(classes[place]), float(counts[place] / maps.classes.size)) for place in order]

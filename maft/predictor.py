@@ -1,0 +1,286 @@
+"""The Python interface: load a segmentor, look at an image, ask for classes (see docs/own_data.md)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maft import build, drawing
+from maft.errors import UserError
+from maft.inputs import ClassesLike, GivenReasons, ImageLike, ReasonsLike, read_classes, read_image, read_reasons
+from maft.modeling.maft_plus import MAFTPlus, View
+from maft.modeling.results import Results
+from maft.resources import mini_weights
+from maft.result import FoundClass, Result
+from maft.sizes import resized
+from maft.text.bank import FeatureBank
+from maft.text.encoder import CLIPTextEncoder
+from maft.text.prompts import Prompts, match_reasons, mixed_prompts
+from maft.text.rows import Classifier, Origin, RowFold
+from maft.weights.checkpoint import load_model_weights
+from reason.triplets import Reason
+from reason.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+RESULT_PIXELS = 2_000_000
+"""Larger images are labelled at this many pixels; their label map is enlarged to full size."""
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def load_segmentor(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    attributes: int = 3,
+    mode: str = "reference",
+    bank: str | Path | None = None,
+) -> Segmentor:
+    """A segmentor that is ready for use.
+
+    Args:
+        name: "base", "large", "panoptic", or "mini", which needs no weight file.
+        weights: the checkpoint, or "seeded" for random weights whose results mean nothing.
+        device: default: a GPU where there is one.
+        dtype: float32, or bfloat16 for autocast: faster, with results that differ in a few pixels.
+        attributes: K, the attributes of each reason that are used.
+        mode: "reference", or "aligned", which averages each attribute over its own templates.
+        bank: folder that keeps text features for the next time; None keeps them in memory.
+
+    Raises:
+        UserError: unknown name, mode or dtype, or weights that are missing or of another model.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype {dtype}: choose torch.float32 or torch.bfloat16")
+    if weights is None and name == "mini":
+        weights = mini_weights()
+    if weights is None and name in build.MODELS:
+        raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
+    network = build.build_network(name)
+    assert isinstance(network, MAFTPlus)
+    load_model_weights(network, weights or "")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Segmentor(
+        network.to(chosen), build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, bank=bank
+    )
+
+
+class Segmentor:
+    """A network with its text tower: images and classes in, results out.
+
+    Args:
+        network: in evaluation mode, weights loaded.
+        size: (short side, longest side) that images are resized to, in pixels.
+        dtype, attributes, mode, bank: see `load_segmentor`.
+    """
+
+    def __init__(
+        self,
+        network: MAFTPlus,
+        size: tuple[int, int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        attributes: int = 3,
+        mode: str = "reference",
+        bank: str | Path | None = None,
+    ) -> None:
+        self.network, self.size, self.dtype = network, size, dtype
+        self._fold = RowFold(mode=mode, num_des=attributes)
+        clip = network.clip
+        encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
+        self._bank = FeatureBank(encoder, self._fold.templates, bank)
+        self._kept: tuple[object, Classifier] | None = None
+
+    @overload
+    def __call__(
+        self, image: list[ImageLike], classes: ClassesLike, reasons: ReasonsLike = ..., *, things: Sequence[str] = ...
+    ) -> list[Result]: ...
+
+    @overload
+    def __call__(
+        self, image: ImageLike, classes: ClassesLike, reasons: ReasonsLike = ..., *, things: Sequence[str] = ...
+    ) -> Result: ...
+
+    def __call__(
+        self,
+        image: ImageLike | list[ImageLike],
+        classes: ClassesLike,
+        reasons: ReasonsLike = None,
+        *,
+        things: Sequence[str] = (),
+    ) -> Result | list[Result]:
+        """Segment one image, or several.
+
+        Args:
+            image: see `inputs.read_image`; a list gives a list of results, each as if it were alone.
+            classes: see `inputs.read_classes`.
+            reasons: see `inputs.read_reasons`.
+            things: names of the countable classes, for a panoptic model.
+
+        Raises:
+            UserError, TripletError: an input that cannot be used; the message says why and what can.
+        """
+        vocabulary = read_classes(classes, things)
+        if isinstance(image, list):
+            return [seen.segment(vocabulary, reasons) for seen in self.look(image)]
+        return self.look(image).segment(vocabulary, reasons)
+
+    @overload
+    def look(self, image: list[ImageLike]) -> list[Seen]: ...
+
+    @overload
+    def look(self, image: ImageLike) -> Seen: ...
+
+    def look(self, image: ImageLike | list[ImageLike]) -> Seen | list[Seen]:
+        """Run the network on an image, or on several, before any classes; ask the result as often as you like.
+
+        Raises:
+            UserError: an image that cannot be used.
+        """
+        given = image if isinstance(image, list) else [image]
+        pixels = [read_image(one) for one in given]
+        with torch.inference_mode(), self._precision():
+            views = self.network.look([resized(one, *self.size) for one in pixels])
+        names = [str(one) if isinstance(one, (str, Path)) else None for one in given]
+        seen = [Seen(self, *parts) for parts in zip(pixels, views, names, strict=True)]
+        return seen if isinstance(image, list) else seen[0]
+
+    def _precision(self) -> torch.autocast | nullcontext[None]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.network.device.type, dtype=self.dtype)
+
+    def classifier(self, vocabulary: Vocabulary, given: GivenReasons) -> Classifier:
+        """The classifier rows of a vocabulary and reasons; those of the last call are kept.
+
+        Raises:
+            UserError: the classes or attributes cannot be used.
+        """
+        key = (vocabulary.synonyms, given.kind, tuple(given.reasons.items()))
+        if self._kept is None or self._kept[0] != key:
+            prompts, origin = self._prompts(vocabulary.synonyms, given)
+            features = self._bank.get(prompts.sentences)
+            self._kept = (key, self._fold.fold(features, prompts, len(vocabulary), origin))
+        return self._kept[1]
+
+    def _prompts(self, synonyms: Sequence[Sequence[str]], given: GivenReasons) -> tuple[Prompts, Origin]:
+        if given.kind == "image":
+            prompts = self._fold.image(synonyms, given.reasons, given.source)
+            if prompts is not None:
+                return prompts, "image"
+        elif given.kind == "generic":
+            return self._fold.generic(synonyms, given.reasons, given.source), "generic"
+        elif given.kind == "some":
+            fold = self._fold
+            mixed = mixed_prompts(synonyms, given.reasons, fold.num_des, fold.mode, given.source, fold.templates)
+            return mixed, "generic"
+        return self._fold.plain(synonyms), "plain"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An image that the network has looked at; see `Segmentor.look`.
+
+    segmentor: what looked.
+    image: (H, W, 3) uint8 RGB.
+    view: what the network made of it.
+    name: the image's path, or None.
+    """
+
+    segmentor: Segmentor
+    image: NDArray[np.uint8]
+    view: View
+    name: str | None = None
+
+    def segment(
+        self, classes: ClassesLike, reasons: ReasonsLike = None, *, things: Sequence[str] = ()
+    ) -> Result:
+        """Segment the image by these classes; arguments and errors are those of `Segmentor.__call__`."""
+        vocabulary = read_classes(classes, things)
+        given = read_reasons(reasons, vocabulary, self.name)
+        classifier = self.segmentor.classifier(vocabulary, given)
+        size = result_size(*self.image.shape[:2])
+        with torch.inference_mode(), self.segmentor._precision():
+            results = self.segmentor.network.results(self.view, classifier, size, vocabulary.thing_indices)
+        return self._result(vocabulary, given, classifier, results)
+
+    def _result(
+        self, vocabulary: Vocabulary, given: GivenReasons, classifier: Classifier, results: Results
+    ) -> Result:
+        scores = results["sem_seg"].float()
+        segments, segment_map = None, None
+        if "panoptic_seg" in results:
+            ids, found = results["panoptic_seg"]
+            segments, segment_map = tuple(found), self._full(ids)
+            category_of = {info["id"]: info["category_id"] for info in found}
+            small = drawing.panoptic_maps(ids.cpu().numpy(), category_of).classes
+            labels = drawing.panoptic_maps(segment_map, category_of).classes
+        else:
+            small = scores.argmax(dim=0).cpu().numpy().astype(np.int32)
+            labels = self._full(torch.from_numpy(small))
+        names: dict[Literal["plain", "generic", "image"], Literal["names", "generic", "image"]] = {
+            "plain": "names",
+            "generic": "generic",
+            "image": "image",
+        }
+        return Result(
+            image=self.image,
+            vocabulary=vocabulary,
+            label_map=labels,
+            classes=_found(vocabulary, labels, small, scores),
+            segments=segments,
+            segment_map=segment_map,
+            reasons=_used(vocabulary, given),
+            origin=names[classifier.source],
+            note=given.note,
+        )
+
+    def _full(self, labels: Tensor) -> NDArray[np.int32]:
+        """A label map at the image's size: the nearest label."""
+        height, width = self.image.shape[:2]
+        if tuple(labels.shape) != (height, width):
+            grid = labels[None, None].double()
+            labels = torch.nn.functional.interpolate(grid, size=(height, width), mode="nearest")[0, 0]
+        return labels.cpu().numpy().astype(np.int32)
+
+
+def result_size(height: int, width: int) -> tuple[int, int]:
+    """The size that an image of (height, width) pixels is labelled at."""
+    pixels = height * width
+    if pixels <= RESULT_PIXELS:
+        return height, width
+    scale = (RESULT_PIXELS / pixels) ** 0.5
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _found(
+    vocabulary: Vocabulary, labels: NDArray[np.int32], small: NDArray[np.int32], scores: Tensor
+) -> tuple[FoundClass, ...]:
+    maps = drawing.Maps(labels, labels)
+    found = []
+    for index, share in drawing.shares(maps):
+        inside = torch.from_numpy(small == index).to(scores.device)
+        score = float(scores[index][inside].mean()) if bool(inside.any()) else 0.0
+        found.append(FoundClass(index, vocabulary.classes[index].synonyms[0], share, score))
+    return tuple(found)
+
+
+def _used(vocabulary: Vocabulary, given: GivenReasons) -> dict[str, Reason]:
+    keys = match_reasons(vocabulary.synonyms, given.reasons)
+    return {
+        entry.synonyms[0]: given.reasons[key]
+        for entry, key in zip(vocabulary.classes, keys, strict=True)
+        if key is not None
+    }
