@@ -149,6 +149,20 @@ def test_a_folder_is_listed_by_name_without_what_is_no_image(tmp_path: Path) -> 
             list_images(tmp_path / name)
 
 
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.avif", "notes.txt", "sub/b.jfif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.avif"]
+    assert "left out: 1 folder (--recursive looks into them) and 1 file" in caplog.text
+    caplog.clear()
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.avif", "b.jfif"]
+    assert "folder (" not in caplog.text
+    (tmp_path / "a.avif").unlink()
+    with pytest.raises(ReasonError, match=r"no image in it.*1 folder \(--recursive"):
+        list_images(tmp_path)
+
+
 def test_two_images_of_one_result_are_both_named(tmp_path: Path) -> None:
     check_stems([Path("a.jpg"), Path("b.jpg"), Path("a.v2.jpg"), Path("at 9.00\u202fAM.png")])
     with pytest.raises(ReasonError, match=r"x/a\.jpg and x/a\.png"):

@@ -24,7 +24,7 @@ from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.triplets import load_image
 from reason.vocabulary import parse_vocabulary
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest
 from reason.cli.status import folder_status, format_status
 from reason.triplets import load_image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 KILLS = 20
 IMAGES = 64
 

@@ -30,7 +30,7 @@ from reason.errors import EngineGone, ReasonError
 from reason.runs.images import encode_image
 from reason.vocabulary import load_vocabulary
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MAX_PIXELS = 64 * 28 * 28
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=80, seed=0)
 SCHEMA = {
