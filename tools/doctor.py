@@ -304,7 +304,7 @@ def runs_now() -> list[str]:
     from .benchmarks import BY_NAME_ONLY, SUITES, plan
 
     register_all()
-    commands = {}
+    commands: dict[str, bool] = {}
     for suite in SUITES.values():
         plans = [plan(suite, entry, names_only=False, overrides={}) for entry in suite.benchmarks]
         for by_name in (True, False):
