@@ -12,14 +12,12 @@ from pathlib import Path
 
 from maft.errors import UserError
 from maft.evaluation.evaluators import prediction_names
+from reason.imagefile import SUFFIXES
 from reason.vocabulary import Vocabulary, read_vocabulary
 
 __all__ = ["Targets", "find_images", "mark_things", "read_vocabulary", "targets"]
 
 logger = logging.getLogger(__name__)
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""What is taken out of a folder; a file that is named is taken whatever it is called."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def find_images(words: Sequence[str]) -> list[str]:
 def _nothing_there(word: str, matches: Sequence[str]) -> str:
     if not matches:
         return "no such image"
-    return f"no image there ({', '.join(PICTURE_SUFFIXES)})"
+    return f"no image there ({', '.join(SUFFIXES[:8])})"
 
 
 def _pictures_of(path: str, *, is_named: bool) -> Iterator[str]:
@@ -61,7 +59,7 @@ def _pictures_of(path: str, *, is_named: bool) -> Iterator[str]:
     if not is_named:  # a folder that a pattern met: its files count only where the pattern means them
         return
     files = [entry for entry in sorted(Path(path).iterdir()) if not entry.name.startswith(".")]
-    pictures = [entry for entry in files if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()]
+    pictures = [entry for entry in files if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     others = [entry.name for entry in files if entry not in pictures]
     if others:
         logger.warning("%s: left out, being no pictures by name: %d, such as %s", path, len(others), others[0])
