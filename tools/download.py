@@ -1,5 +1,7 @@
 """Large files over HTTP(S): resumed after an interruption, checked, and renamed into place when whole.
 
+Not pooch, which starts over after an interruption, nor huggingface_hub, which knows its own hub only.
+
 A download that is under way lies beside its target as `<name>.part`; `<name>.part.json` says what it is a part of, so
 that it is never continued with bytes of another file.
 """

@@ -20,8 +20,9 @@ from PIL import Image
 
 from maft.errors import UserError
 from tools.prepare_datasets import engine
-from tools.prepare_datasets.archives import Member, Pool, checked_name, open_nested, open_source
+from tools.prepare_datasets.archives import Member, checked_name, open_nested, open_source
 from tools.prepare_datasets.engine import Item, Plan, copies, execute, run_items
+from tools.prepare_datasets.pool import Pool
 
 CONTENT = {"a/images/1.jpg": b"one" * 1000, "a/images/2.jpg": bytes(range(256)) * 40, "a/empty.txt": b""}
 

@@ -36,8 +36,8 @@ from maft.errors import run_command
 from reason.vocabulary import load_vocabulary
 
 from ..prepare_datasets.ade_full import JPEG_QUALITY, SHORT_SIDE, plan, smaller_size
-from ..prepare_datasets.archives import Pool
 from ..prepare_datasets.engine import execute
+from ..prepare_datasets.pool import Pool
 
 SIZES = ((1536, 2048), (960, 1280), (768, 1024), (2048, 1536), (600, 800), (1200, 1600), (512, 683), (256, 256))
 """Height and width; of the release's images, about a tenth are not made smaller."""

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 
+from markupsafe import Markup
+
+from reason.pages import render
 from reason.triplets import Reason
 
 _HERE = Path(__file__).resolve().parent
@@ -80,8 +82,14 @@ def key(methods: Iterable[tuple[str, str]]) -> str:
 def table(content: Table) -> str:
     """A table."""
     head = "".join(f"<th>{escape(text)}</th>" for text in content.header)
-    rows = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in content.rows)
+    rows = "\n".join(f"<tr>{_cells(content.header, row)}</tr>" for row in content.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _cells(header: Sequence[str], row: Sequence[str]) -> str:
+    """Cells that know their column's name, which a narrow screen shows beside them."""
+    named = zip(header, row, strict=True)
+    return "".join(f'<td data-name="{escape(name)}">{escape(text)}</td>' for name, text in named)
 
 
 def paragraphs(*texts: str, style: str = "") -> str:
@@ -157,6 +165,4 @@ def heading(text: str, level: int = 2) -> str:
 
 def document(title: str, parts: Iterable[str]) -> str:
     """The whole page: one file that needs no other."""
-    template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    return template.substitute(title=escape(title), style=style, content="\n".join(parts))
+    return render("page.html", folder=_HERE, title=title, content=Markup("\n".join(parts)))

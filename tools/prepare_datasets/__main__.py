@@ -22,9 +22,9 @@ from maft.errors import USER_ERRORS, UserError, one_line, run_command
 from maft.files import user_path
 
 from ..commands import command, described
-from .archives import Pool
 from .engine import execute, spool_folder
 from .listing import run_download, run_list
+from .pool import Pool
 from .registry import NAMES, PlanFunction, plan_function
 
 SPLITS = ("train", "val")

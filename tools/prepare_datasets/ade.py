@@ -11,9 +11,10 @@ import numpy as np
 from maft.errors import UserError
 from maft.files import encode_png
 
-from .archives import Member, Pool
+from .archives import Member
 from .engine import Item, Plan, copies
 from .label_codes import code_table, read_values, recode
+from .pool import Pool
 
 BASE = "ade/ADEChallengeData2016"
 FOLDERS = {"train": "training", "val": "validation"}

@@ -26,9 +26,10 @@ from maft.errors import UserError
 from reason.vocabulary import load_vocabulary
 
 from .ade import FOLDERS
-from .archives import Member, Pool
+from .archives import Member
 from .engine import Item, Plan
 from .pictures import decode, encode_tiff16, open_picture
+from .pool import Pool
 
 BASE = "ade/ADE20K_2021_17_01"
 SHORT_SIDE = 512

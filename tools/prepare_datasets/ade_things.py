@@ -36,10 +36,11 @@ from .ade import (
     of_splits,
     semantic_items,
 )
-from .archives import Member, Pool
+from .archives import Member
 from .engine import WORK_FOLDER, Item, Plan, copies
 from .label_codes import read_values
 from .pictures import decode, picture_size
+from .pool import Pool
 
 _SOURCE = "instance maps (annotations_instance/ of annotations_instance.tar)"
 _NEAR = 30

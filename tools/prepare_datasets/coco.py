@@ -14,11 +14,12 @@ from maft.errors import UserError
 from maft.files import MAX_SEGMENT_ID, encode_png
 from reason.vocabulary import load_vocabulary
 
-from .archives import Member, Pool
+from .archives import Member
 from .engine import Item, Plan, copies
 from .json_stream import list_entries
 from .label_codes import code_table, read_identifiers, read_values, recode
 from .pairing import image_items, label_items, lacking, not_given, with_those_there
+from .pool import Pool
 
 BASE = "coco"
 _STUFF = "stuffthingmaps_trainval2017.zip"

@@ -1,4 +1,7 @@
-"""Reading a JSON object whose lists do not fit into memory: one list entry at a time."""
+"""Reading a JSON object whose lists do not fit into memory: one list entry at a time.
+
+Not ijson: it gives the entries of one list whose path is known, while here all lists are read in one pass.
+"""
 
 from __future__ import annotations
 

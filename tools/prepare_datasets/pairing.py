@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from maft.data.locate import stems as stems_of
 from maft.errors import UserError
 
-from .archives import ARCHIVE_NAME, Member, Pool
+from .archives import ARCHIVE_NAME, Member
 from .engine import Item, copies
+from .pool import Pool
 
 _YEAR = re.compile(r"VOC(20\d\d)(?=/|$)")
 

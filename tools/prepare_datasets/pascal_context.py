@@ -16,7 +16,7 @@ from maft.errors import UserError
 from maft.files import encode_png
 
 from . import pascal_labels
-from .archives import Member, Pool
+from .archives import Member
 from .engine import Item, Plan
 from .label_codes import recode
 from .merged import MergedImage, read_merged
@@ -30,6 +30,7 @@ from .pairing import (
     with_those_there,
 )
 from .pictures import encode_tiff16
+from .pool import Pool
 
 BASE = "VOCdevkit/VOC2010"
 _IMAGES = "images"

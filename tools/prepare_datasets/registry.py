@@ -9,8 +9,8 @@ from typing import Protocol
 
 from maft.errors import UserError
 
-from .archives import Pool
 from .engine import Plan
+from .pool import Pool
 
 
 class PlanFunction(Protocol):

@@ -13,7 +13,7 @@ from maft.errors import UserError
 from maft.files import encode_png
 from reason.vocabulary import load_vocabulary
 
-from .archives import Member, Pool
+from .archives import Member
 from .engine import Item, Plan
 from .label_codes import code_table, read_values, recode
 from .pairing import (
@@ -25,6 +25,7 @@ from .pairing import (
     read_stems,
     with_those_there,
 )
+from .pool import Pool
 
 BASE = "VOCdevkit/VOC2012"
 _IMAGES = "images_detectron2"

@@ -1,4 +1,7 @@
-"""The report as LaTeX: two `table` environments for the figures, one for where they come from."""
+"""The report as LaTeX: two `table` environments for the figures, one for where they come from.
+
+Not tabulate or pandas: their tables have no groups of rows and do not break long names.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from string import Template
+
+from markupsafe import Markup
+
+from reason.pages import render
 
 from .report import Cell, Report, Table
 from .words import ORIGIN_HEADER, cell_words, origin_words
@@ -18,13 +21,14 @@ _NOTABLE = 0.05
 
 def html(report: Report) -> str:
     """The report as an HTML document."""
-    template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        banner=f'<div class="banner" role="alert"><p>{escape(report.alarm)}</p></div>' if report.alarm else "",
-        tables="\n".join(map(_figures, report.tables)),
-        notes="\n".join(f"<li>{escape(note)}</li>" for note in report.notes),
-        origins=_origins(report),
+    return render(
+        "page.html",
+        folder=_HERE,
+        title="OpenSeg-R: results",
+        alarm=report.alarm,
+        tables=Markup("\n".join(map(_figures, report.tables))),
+        notes=report.notes,
+        origins=Markup(_origins(report)),
     )
 
 

@@ -1,4 +1,7 @@
-"""The report as Markdown for people and as CSV for programs."""
+"""The report as Markdown for people and as CSV for programs.
+
+Not tabulate or pandas: neither escapes what Markdown takes for markup.
+"""
 
 from __future__ import annotations
 
