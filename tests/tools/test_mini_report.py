@@ -26,6 +26,7 @@ from reason.jsonfile import read_json
 from tools.mini import dataset, report
 from tools.mini.__main__ import main
 from tools.mini.dataset import SPLITS, Layout, prepare, register
+from tools.mini.figure import draw_figure
 from tools.mini.methods import CLOSED, main_methods, sweep_methods
 from tools.mini.observer import LEVELS
 from tools.mini.results import (
@@ -294,3 +295,12 @@ def test_command_line_refuses_half_a_key(capsys: pytest.CaptureFixture[str]) -> 
     error = capsys.readouterr().err
     assert error.startswith("error: after --: ")
     assert error.count("\n") == 1
+
+
+def test_the_figure_shows_what_reasons_change(tmp_path: Path) -> None:
+    layout = prepare(tmp_path / "mini", splits=("val",), counts={"val": 2})["val"]
+    path = draw_figure(layout, 1, tmp_path / "figure.png")
+    with Image.open(path) as figure:
+        assert figure.mode == "RGB" and figure.width == 4 * 288 + 5 * 16 and figure.height > 288 + 16
+    with pytest.raises(UserError, match="val_0002.png: no such image"):
+        draw_figure(layout, 2, tmp_path / "other.png")

@@ -1,4 +1,5 @@
-"""The mini world: `prepare` draws it, `evaluate` runs every method on it, `report` writes the page again.
+"""The mini world: `prepare` draws it, `evaluate` runs every method on it, `report` writes the page again,
+`figure` draws one image's comparison.
 
 python -m tools.mini evaluate                       what bash eval_reason_base.sh mini calls
 python -m tools.mini evaluate --observer-sweep      with other observers, too
@@ -39,6 +40,10 @@ def main(words: Sequence[str] | None = None) -> int:
             except ValueError as error:
                 raise UserError(f"after --: {error}") from error
             run(options.output, overrides, resume=options.resume, sweep=options.observer_sweep)
+        elif options.command == "figure":
+            from .figure import draw_figure
+
+            print(draw_figure(prepare(splits=("val",))["val"], options.image, options.file))
         else:
             from .report import write_report
 
@@ -62,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
     evaluate.add_argument("--observer-sweep", action="store_true", help="also evaluate with other observers")
+    figure = commands.add_parser("figure", parents=[common], help="draw an image, names only and with reasons, as PNG")
+    figure.add_argument("--image", type=int, default=12, help="number of the validation image (default: 12)")
+    figure.add_argument("--file", type=user_path, default=Path("docs/mini.png"), help="default: docs/mini.png")
     commands.add_parser("report", parents=[common, placed], help="write the page of what was evaluated")
     return parser
 
