@@ -28,6 +28,7 @@ from maft.evaluation.provenance import hash_file, hash_folder
 from maft.evaluation.results import results_folder, write_results
 from maft.files import check_folder, user_path
 
+from ..commands import command, described
 from .kinds import LabelMaps, find_predictions
 from .score import LABEL_SUFFIXES, score
 
@@ -35,7 +36,7 @@ from .score import LABEL_SUFFIXES, score
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("evaluate"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--predictions", required=True, type=user_path, metavar="PATH", help="a folder or a JSON file")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")

@@ -1,0 +1,1 @@
+"""Where mIoU is lost, and whether two runs differ, from saved label maps."""
