@@ -72,11 +72,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["compiled", "plain"])
 def test_the_operator_passes_its_tests_on_each_kernel(compiled, mode):
-    """test_deformable_op.py, whole, on the library just built and on plain PyTorch."""
+    """test_deformable_op.py and test_deformable_kernels.py, whole, on the library just built and on plain PyTorch."""
     if mode == ("plain" if active_backend("cpu") == "plain" else "compiled"):
-        pytest.skip("the kernel that serves here: test_deformable_op.py itself tests it")
-    tests = str(ROOT / "tests" / "modeling" / "test_deformable_op.py")
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", tests)
+        pytest.skip("the kernel that serves here: these files themselves test it")
+    tests = [str(ROOT / "tests" / "modeling" / f"test_deformable_{name}.py") for name in ("op", "kernels")]
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", *tests)
     done = run(*command, folder=compiled, OPENSEG_R_OP=mode)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -4,11 +4,14 @@ Environment:
     OPENSEG_R_OP: `plain` leaves the compiled libraries alone; `compiled` makes it an error where one is missing; unset,
         a compiled kernel is used where there is one and plain PyTorch elsewhere, announced once.
     OPENSEG_R_OP_DIR: folder of the compiled libraries and their build report; unset, `lib` beside this file.
-Both are read when the libraries are first asked for, once a process.
+    OPENSEG_R_OP_INSTRUCTIONS: `portable`, `avx2` or `avx512`, what the compiled kernel on the CPU uses; unset,
+        the best that the processor has. Read at every call.
+The first two are read when the libraries are first asked for, once a process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -28,6 +31,7 @@ OPERATOR = f"{NAMESPACE}::ms_deform_attn"
 TARGETS = ("cpu", "cuda")
 MODE_VARIABLE = "OPENSEG_R_OP"
 FOLDER_VARIABLE = "OPENSEG_R_OP_DIR"
+INSTRUCTIONS_VARIABLE = "OPENSEG_R_OP_INSTRUCTIONS"
 BUILD_COMMAND = "sh maft/modeling/pixel_decoder/ops/make.sh"
 SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
 
@@ -116,10 +120,29 @@ def load_problems() -> dict[str, str]:
         return dict(_problems)
 
 
-def has_compiled_kernel(device_type: str) -> bool:
+def has_compiled_kernel(device_type: str, operator: str = OPERATOR) -> bool:
     """Whether the dispatcher holds a kernel of the device's own (libraries not yet loaded do not count)."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(OPERATOR, key)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
+
+
+def cpu_instructions() -> str | None:
+    """The instructions that the compiled CPU kernel uses: "portable", "avx2" or "avx512"; None where plain serves.
+
+    Raises:
+        UserError: OPENSEG_R_OP_INSTRUCTIONS names what this processor or the kernel does not have.
+    """
+    if active_backend("cpu") == "plain":
+        return None
+    function = ctypes.CDLL(str(library_path("cpu"))).openseg_r_instructions
+    function.restype = ctypes.c_char_p
+    name = function()
+    if name is None:
+        raise UserError(
+            f"{INSTRUCTIONS_VARIABLE}={os.environ.get(INSTRUCTIONS_VARIABLE)}: not among portable, avx2, avx512, or "
+            "this processor lacks it; unset it for the best"
+        )
+    return str(name.decode())
 
 
 def active_backend(device_type: str) -> str:

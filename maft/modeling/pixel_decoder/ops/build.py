@@ -134,7 +134,8 @@ def cpu_command(output: Path) -> list[str]:
     flags = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra"]
     torch_flags = [STABLE_ABI, "-isystem", str(TORCH_ROOT / "include"), "-L", str(TORCH_ROOT / "lib"), "-ltorch_cpu"]
     compiler = shlex.split(find_compiler())
-    return [*compiler, *flags, str(backend.SOURCE_FOLDER / "cpu.cpp"), *torch_flags, "-o", str(output)]
+    sources = sorted(map(str, backend.SOURCE_FOLDER.glob("*.cpp")))
+    return [*compiler, *flags, *sources, *torch_flags, "-o", str(output)]
 
 
 def cuda_command(output: Path) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from maft.modeling.pixel_decoder.ops.fused import locations_and_weights, ms_deform_attn_fused
 from maft.modeling.pixel_decoder.ops.ops import ms_deform_attn
 
 
@@ -82,12 +82,13 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"MSDeformAttn: {self.n_levels} levels, but {len(spatial_shapes)} spatial shapes")
         batch, queries, _ = query.shape
         value = self.value_proj(value_input).unflatten(-1, (self.n_heads, -1))
-        weights = self.attention_weights(query).reshape(batch, queries, self.n_heads, self.n_levels * self.n_points)
-        weights = F.softmax(weights, dim=-1).unflatten(-1, (self.n_levels, self.n_points))
-        offsets = self.sampling_offsets(query).reshape(batch, queries, *weights.shape[2:], 2)
-        # Half-precision locations land pixels away from where they should, so these stay in float32.
-        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
-        sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=offsets.dtype)
-        sizes = sizes.to(offsets.device, non_blocking=True)
-        locations = reference_points[:, :, None, :, None, :].to(offsets.dtype) + offsets / sizes[:, None, :]
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        logits = self.attention_weights(query).reshape(batch, queries, self.n_heads, self.n_levels, self.n_points)
+        offsets = self.sampling_offsets(query).reshape(*logits.shape, 2)
+        reference_points = reference_points.to(torch.promote_types(value.dtype, torch.float32))
+        # Without gradients nobody needs locations and weights, which take as long as the sampling itself.
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits, reference_points)):
+            locations, weights = locations_and_weights(spatial_shapes, reference_points, offsets, logits)
+            attended = ms_deform_attn(value, spatial_shapes, locations, weights)
+        else:
+            attended = ms_deform_attn_fused(value, spatial_shapes, reference_points, offsets, logits)
+        return self.output_proj(attended)

@@ -28,12 +28,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_inputs(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> None:
+def check_inputs(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    *,
+    names: tuple[str, str] = ("sampling_locations", "attention_weights"),
+) -> None:
     """Say in one line what does not fit.
 
     Args:
         value, locations, weights: as in `ms_deform_attn`.
         spatial_shapes: flat [H0, W0, H1, W1, ...].
+        names: what the error calls locations and weights.
 
     Raises:
         ValueError: shapes, dtypes or devices do not go together.
@@ -53,19 +61,16 @@ def check_inputs(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor
         )
     if locations.dim() != 6 or locations.shape[5] != 2 or locations.shape[3] != levels:
         raise ValueError(
-            f"ms_deform_attn: sampling_locations must be (batch, queries, heads, {levels} levels, points, 2), "
+            f"ms_deform_attn: {names[0]} must be (batch, queries, heads, {levels} levels, points, 2), "
             f"got {_shape(locations)}"
         )
     if weights.shape != locations.shape[:5]:
-        raise ValueError(
-            f"ms_deform_attn: attention_weights {_shape(weights)} do not match sampling_locations {_shape(locations)}"
-        )
+        raise ValueError(f"ms_deform_attn: {names[1]} {_shape(weights)} do not match {names[0]} {_shape(locations)}")
     if locations.shape[0] != batch or locations.shape[2] != heads:
         raise ValueError(
-            f"ms_deform_attn: sampling_locations {_shape(locations)} do not match batch and heads of "
-            f"value {_shape(value)}"
+            f"ms_deform_attn: {names[0]} {_shape(locations)} do not match batch and heads of value {_shape(value)}"
         )
-    for name, tensor in (("sampling_locations", locations), ("attention_weights", weights)):
+    for name, tensor in zip(names, (locations, weights), strict=True):
         if tensor.device != value.device:
             raise ValueError(f"ms_deform_attn: {name} is on {tensor.device}, value on {value.device}")
         if tensor.dtype not in (value.dtype, compute_dtype(value.dtype)):

@@ -1,10 +1,8 @@
-// CPU kernels of openseg_r::ms_deform_attn, registered under the dispatch key CPU.
-#include "tensors.h"
+// CPU kernels of openseg_r::ms_deform_attn, registered under the dispatch key CPU, and the backward pass.
+#include "cpu_forward.h"
 
 namespace openseg_r {
 namespace {
-
-constexpr int64_t kItemsPerTask = 128;
 
 struct PlainAdd {
   template <typename A>
@@ -12,33 +10,6 @@ struct PlainAdd {
     *target += amount;
   }
 };
-
-Tensor forward(const Tensor& value, const std::vector<int64_t> spatial_shapes, const Tensor& sampling_locations,
-               const Tensor& attention_weights) {
-  const Inputs inputs = make_inputs(value, spatial_shapes, sampling_locations, attention_weights);
-  const Tensor result = new_result(inputs);
-  if (inputs.empty()) return result;
-  with_type(value.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using A = SumOf<T>;
-    const Problem& problem = inputs.problem;
-    const T* source = data<T>(inputs.value);
-    const A* locations = data<A>(inputs.locations);
-    const A* weights = data<A>(inputs.weights);
-    T* target = mutable_data<T>(result);
-    torch::stable::parallel_for(0, problem.items(), kItemsPerTask, [&](int64_t begin, int64_t end) {
-      std::vector<A> sum(problem.channels);
-      for (int64_t item = begin; item < end; ++item) {
-        sum.assign(problem.channels, A(0));
-        forward_item<T, A>(problem, item, 0, problem.channels, source, locations, weights, sum.data());
-        for (int64_t c = 0; c < problem.channels; ++c) {
-          target[item * problem.channels + c] = static_cast<T>(sum[c]);
-        }
-      }
-    });
-  });
-  return result;
-}
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& value,
                                             const std::vector<int64_t> spatial_shapes,
@@ -81,6 +52,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& va
 
 STABLE_TORCH_LIBRARY_IMPL(openseg_r, CPU, library) {
   library.impl("ms_deform_attn", TORCH_BOX(&forward));
+  library.impl("ms_deform_attn_fused", TORCH_BOX(&forward_fused));
   library.impl("ms_deform_attn_backward", TORCH_BOX(&backward));
 }
 

@@ -108,6 +108,22 @@ inline Tensor new_result(const Inputs& inputs) {
   return torch::stable::new_zeros(inputs.value, shape);
 }
 
+inline Tensor new_uninitialised_result(const Inputs& inputs) {
+  const Problem& p = inputs.problem;
+  const std::vector<int64_t> shape{p.batch, p.queries, p.heads * p.channels};
+  return torch::stable::new_empty(inputs.value, shape);
+}
+
+// The fused operator's reference points: dense, in the dtype of sums.
+inline Tensor check_reference(const Tensor& reference, const Inputs& inputs) {
+  const Problem& p = inputs.problem;
+  require(reference.dim() == 4 && (reference.size(0) == p.batch || reference.size(0) == 1) &&
+              reference.size(1) == p.queries && reference.size(2) == p.levels && reference.size(3) == 2 &&
+              reference.device() == inputs.value.device(),
+          "ms_deform_attn_fused: reference_points must be (batch or 1, queries, levels, 2) on value's device");
+  return dense(reference, sum_dtype(inputs.value.scalar_type()));
+}
+
 inline Tensor check_grad(const Tensor& grad, const Inputs& inputs) {
   const Problem& p = inputs.problem;
   require(grad.dim() == 3 && grad.size(0) == p.batch && grad.size(1) == p.queries &&
