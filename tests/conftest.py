@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,40 @@ def in_repository() -> Iterator[None]:
     os.chdir(REPOSITORY)
     yield
     os.chdir(before)
+
+
+FAST = frozenset(
+    """
+    test_citations test_config test_inference test_repository
+    text/test_source text/test_planes text/test_prefixes text/test_prompts text/test_templates
+    data/test_label_maps data/test_mapper data/test_register
+    evaluation/test_evaluation_results evaluation/test_evaluators evaluation/test_instances
+    evaluation/test_panoptic_quality evaluation/test_panopticapi evaluation/test_semantic_metrics
+    evaluation/test_sources
+    modeling/test_losses modeling/test_network_parts
+    tools/test_dataset_facts tools/test_examples tools/test_mini_observer tools/test_prepare_labels
+    tools/test_results_table
+    training/test_augment training/test_order training/test_schedule
+    reason/test_classlists reason/test_files reason/test_imagefile reason/test_names reason/test_score
+    reason/test_triplets reason/test_vocabulary
+    reason/asking/test_conversation reason/asking/test_parsing reason/asking/test_prompts reason/asking/test_schemas
+    """.split()
+)
+"""Test modules marked `fast`, without what is marked `slow` in them: seconds each, on a core."""
+
+
+def _is_fast(path: Path) -> bool:
+    return path.is_relative_to(TESTS) and path.relative_to(TESTS).with_suffix("").as_posix() in FAST
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast`, other modules are not even imported."""
+    others = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.option.markexpr == "fast" and others and not _is_fast(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the modules of `FAST`."""
+    for item in items:
+        if _is_fast(item.path) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)

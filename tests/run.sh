@@ -2,6 +2,7 @@
 # Sets the environments up where that is still to be done, then checks style and types and runs the tests: those of the
 # reasoning (tests/reason) in .venv-reason, all others in .venv.
 # Arguments go to pytest; paths among them choose the environment: bash tests/run.sh tests/text -k templates
+# For work in progress there are tests that take less than a minute together: bash tests/run.sh -m fast
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 

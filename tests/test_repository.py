@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from maft.config import ACCEPTED, CHOICES, KEYS, build_config
+from maft.evaluation.sources import imports_of, modules_of
 from maft.meta_arch import MAFT_Plus, MAFT_Plus_Reason, build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_repository")
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_builds_its_model(config: str) -> None:
@@ -32,28 +35,103 @@ def test_every_key_has_one_meaning() -> None:
     assert all(meaning for _, meaning in KEYS.values())
 
 
-def imports_of(package: str) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / package).rglob("*.py"):
-        modules: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                modules.add(node.module or "")
-        found[path.relative_to(ROOT).as_posix()] = modules
+PACKAGES = ("maft", "reason", "tools", "compat")
+SHARED = frozenset({"reason.triplets", "reason.vocabulary", "reason.files", "reason.imagefile", "reason.jsonfile"})
+"""The modules of reason/ that maft/ may import: they import neither torch nor an engine."""
+
+
+def modules() -> dict[str, Path]:
+    """Module name -> file, of the packages and of train_net.py."""
+    found = {"train_net": ROOT / "train_net.py"}
+    for package in PACKAGES:
+        found |= modules_of(ROOT / package)
     return found
 
 
-def test_who_imports_whom() -> None:
-    """reason/ knows nothing of the segmentor; the network knows neither detectron2 nor the config."""
-    for file, modules in imports_of("reason").items():
-        assert not {name for name in modules if name.split(".")[0] in {"maft", "detectron2", "torch"}}, file
-    for file, modules in imports_of("maft/modeling").items():
-        assert not {name for name in modules if name.startswith(("detectron2", "maft.config"))}, file
-    light = {"reason.triplets", "reason.vocabulary", "reason.files", "reason.imagefile"}
-    for file, modules in imports_of("maft").items():
-        assert {name for name in modules if name.split(".")[0] == "reason"} <= light, file
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, set[str]]:
+    """Module -> full names of what it imports, relative imports resolved."""
+    known = modules()
+    return {name: imports_of(path, name, known) for name, path in known.items()}
+
+
+def forbidden(module: str, imported: str) -> str | None:
+    """Which rule of docs/design.md section 2 an import breaks; None if it breaks none."""
+    root = imported.partition(".")[0]
+    if root == "tools" and (module.startswith("maft.") or module in ("maft", "train_net")):
+        return "maft/ and train_net.py do not import tools/"
+    if module.startswith("reason") and root in ("maft", "detectron2", "tools"):
+        return "reason/ imports neither maft/ nor detectron2 nor tools/"
+    if module.startswith("reason") and root == "torch" and not module.startswith("reason.engines"):
+        return "torch in reason/ is its engines' affair"
+    without = ("maft.modeling", "maft.text", "maft.build", "maft.predictor", "maft.resources")
+    if f"{module}.".startswith(tuple(f"{name}." for name in without)) and (
+        root == "detectron2" or imported == "maft.config"
+    ):
+        return "the library works without detectron2 and without the config"
+    if module.startswith("maft") and root == "reason" and imported not in SHARED:
+        return f"maft/ imports of reason/ only {', '.join(sorted(SHARED))}"
+    return None
+
+
+def test_who_imports_whom(arrows: dict[str, set[str]]) -> None:
+    assert len(arrows) > 150 and "maft.errors" in arrows["maft.run"]
+    assert "maft.weights.checkpoint" in {name for found in arrows.values() for name in found}
+    broken = [
+        f"{module} imports {name}: {rule}"
+        for module, found in sorted(arrows.items())
+        for name in sorted(found)
+        if (rule := forbidden(module, name))
+    ]
+    assert not broken
+
+
+def test_rules_see_what_they_forbid(tmp_path: Path) -> None:
+    """Relative imports, too, and those inside of functions."""
+    folder = tmp_path / "maft" / "text"
+    folder.mkdir(parents=True)
+    for path in (tmp_path / "maft" / "__init__.py", tmp_path / "maft" / "config.py", folder / "__init__.py"):
+        path.write_text("")
+    (folder / "bad.py").write_text(
+        "def f():\n    from ..config import KEYS\n    from .. import config\n    import tools.x\n"
+    )
+    found = imports_of(folder / "bad.py", "maft.text.bad", modules_of(tmp_path / "maft"))
+    assert found == {"maft.config", "tools.x"}
+    assert all(forbidden("maft.text.bad", name) for name in found)
+    assert not forbidden("maft.run", "maft.config") and forbidden("reason.show", "maft.errors")
+    assert forbidden("maft.run", "reason.show") and forbidden("train_net", "tools.mini")
+
+
+def test_no_circle_of_imports(arrows: dict[str, set[str]]) -> None:
+    """A package that gathers names of its own modules is none, and what it gathers does not reach back through it."""
+    graph = {name: {other for other in found if other in arrows} for name, found in arrows.items()}
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"] and not circle_in({"a": {"b"}, "b": set()})
+    packages = {name for name, path in modules().items() if path.name == "__init__.py"}
+    assert not circle_in({name: found - packages for name, found in graph.items() if name not in packages})
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, directly or through others; empty if there are none."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return sorted(set(error.args[1]))
+    return []
+
+
+def test_files_are_short() -> None:
+    """At most 400 lines each, half of them at most 150."""
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+    assert median(lengths.values()) <= 150
+    assert lengths["train_net"] <= 120
+
+
+def test_modules_that_are_marked_fast_exist() -> None:
+    text = (ROOT / "tests/conftest.py").read_text(encoding="utf-8")
+    listed = text.partition("FAST = ")[2].split('"""')[1].split()
+    assert len(listed) > 20
+    assert not [name for name in listed if not (ROOT / "tests" / f"{name}.py").is_file()]
 
 
 def test_light_modules_do_without_torch() -> None:

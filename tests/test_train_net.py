@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -231,23 +230,40 @@ def test_a_users_own_panoptic_data_set(
     assert set(found["metrics"]["panoptic_seg"]["all"]) >= {"PQ", "SQ", "RQ"}
 
 
-def test_killed_and_continued(repository: Path, world: Path, evaluated: Path, tmp_path: Path) -> None:
-    """SIGKILL after the first image: the next run evaluates the others only, and the result is the same."""
-    journal = tmp_path / "inference" / DATASET
-    arguments = keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True, INPUT__MIN_SIZE_TEST=400, INPUT__MAX_SIZE_TEST=700)
-    command = [sys.executable, "train_net.py", "--config-file", CONFIG, "--eval-only", *arguments]
-    with subprocess.Popen(command, cwd=repository, env=environment(world), stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and not list(journal.glob("sem_seg/*.png")):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+KILLED = """
+import os, signal
+from maft.evaluation.journal import JournalWriter
+
+written = 0
+append = JournalWriter.append
+
+def append_and_die(self, entries):
+    global written
+    append(self, entries)
+    written += 1
+    if written == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def register():
+    JournalWriter.append = append_and_die
+"""
+
+
+def test_killed_and_continued(
+    repository: Path, world: Path, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL after the second image: the next run evaluates the two others only, and the result is the same."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True)
+    killed = run(repository, world, [*arguments, "DATASETS.REGISTER", "('killed',)"])
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "inference" / DATASET / "results.json").exists()
     done = run(repository, world, arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    images = results(tmp_path)["images"]
-    assert images["total"] == 4 and images["earlier_run"] + images["this_run"] == 4
-    uninterrupted = tmp_path / "whole"
-    run(repository, world, keys(world, uninterrupted, INPUT__MIN_SIZE_TEST=400, INPUT__MAX_SIZE_TEST=700))
-    assert results(tmp_path)["metrics"] == results(uninterrupted)["metrics"]
+    assert results(tmp_path)["images"] == {"total": 4, "earlier_run": 2, "this_run": 2}
+    assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
+    assert results(tmp_path)["usage"] == results(evaluated)["usage"]
 
 
 def a_bad_world(world: Path, tmp_path: Path, what: str) -> Mapping[str, object]:

@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_registered_data_sets_give_records_with_labels_and_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "__defaults__", (None, dataset.SPLITS, PICTURES))
+    monkeypatch.setattr(dataset, "COUNTS", PICTURES)
     names = register(tmp_path)
     assert names == tuple(f"mini_{split}_{kind}" for split in SPLITS for kind in ("sem_seg", "panoptic"))
     assert set(names) <= set(dataset_names())

@@ -25,7 +25,7 @@ from maft.evaluation.results import results_folder, write_results
 from reason.jsonfile import read_json
 from tools.mini import dataset, report
 from tools.mini.__main__ import main
-from tools.mini.dataset import SPLITS, Layout, prepare, register
+from tools.mini.dataset import Layout, prepare, register
 from tools.mini.figure import draw_figure
 from tools.mini.methods import CLOSED, main_methods, sweep_methods
 from tools.mini.observer import LEVELS
@@ -89,7 +89,7 @@ def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET) -
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     root = tmp_path_factory.mktemp("mini")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
+        patch.setattr(dataset, "COUNTS", PICTURES)
         register(root)
     return Layout(root, "val")
 
@@ -98,7 +98,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def output(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
+        patch.setattr(dataset, "COUNTS", PICTURES)
         for method in main_methods(layout):
             evaluate(folder / method.name, method.name, save=method.shown)
         evaluate(folder / CLOSED.name, "image", save=False, dataset=CLOSED.dataset)

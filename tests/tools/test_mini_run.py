@@ -18,7 +18,7 @@ from maft.weights.seeding import SEEDED
 from reason.jsonfile import read_json
 from tools.mini import dataset
 from tools.mini.__main__ import main
-from tools.mini.dataset import LIST_ONLY, SPLITS, Layout, prepare
+from tools.mini.dataset import LIST_ONLY, Layout
 from tools.mini.methods import main_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
 from tools.mini.report import SWEEP_FILE
@@ -38,7 +38,7 @@ def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> Non
     """Three pictures below a folder of their own; and what train_net.py's tests set up in this process undone."""
     monkeypatch.setattr(logging.getLogger("maft"), "propagate", True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    monkeypatch.setattr(prepare, "__defaults__", (None, SPLITS, PICTURES))
+    monkeypatch.setattr(dataset, "COUNTS", PICTURES)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def default_root() -> Path:
 
 
 def prepare(
-    root: str | Path | None = None, splits: Iterable[Split] = SPLITS, counts: Mapping[Split, int] = COUNTS
+    root: str | Path | None = None, splits: Iterable[Split] = SPLITS, counts: Mapping[Split, int] | None = None
 ) -> dict[Split, Layout]:
     """Draw and write splits; one that is there as it should be stays untouched.
 
@@ -121,12 +121,13 @@ def prepare(
     Args:
         root: `default_root()` if None.
         splits: which ones.
-        counts: how many pictures a split has.
+        counts: how many pictures a split has; `COUNTS` if None.
 
     Raises:
         UserError: the folder cannot be written.
     """
     layouts = {split: Layout(default_root() if root is None else Path(root), split) for split in splits}
+    counts = COUNTS if counts is None else counts
     for split, layout in layouts.items():
         marker = {"sources": _source_hash(), "numpy": np.__version__, "pictures": counts[split]}
         if not _is_prepared(layout, marker):

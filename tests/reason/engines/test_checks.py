@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -198,7 +199,10 @@ def test_memory_of_a_machine_without_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         check_memory(large(), EngineOptions(model=""), ())
     check_memory(large(7 * GIB), EngineOptions(model=""), ())
     monkeypatch.undo()
-    assert (checks._free_memory() or 1) > 0
+    free, pages = checks._free_memory(), os.sysconf("SC_PHYS_PAGES")
+    assert free is not None and 0 < free < pages * os.sysconf("SC_PAGE_SIZE") / GIB
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 9 kB\nMemAvailable:   25165824 kB\n")
+    assert checks._free_memory() == 24.0
 
 
 def test_length_of_a_conversation() -> None:
