@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,12 +88,12 @@ def read_classes(classes: ClassesLike, things: Sequence[str] = ()) -> Vocabulary
         UserError: no class, an empty name, one that is not text, or a thing that is no class.
     """
     if isinstance(classes, Vocabulary):
-        return classes
-    try:
-        if isinstance(classes, str):
-            return read_vocabulary(classes)
-    except VocabularyError as error:
-        raise UserError(f"classes: {error}") from error
+        return _with_things(classes, things)
+    if isinstance(classes, str):
+        try:
+            return _with_things(read_vocabulary(classes), things)
+        except VocabularyError as error:
+            raise UserError(f"classes: {error}") from error
     entries = []
     for index, text in enumerate(classes):
         if not isinstance(text, str):
@@ -101,14 +101,31 @@ def read_classes(classes: ClassesLike, things: Sequence[str] = ()) -> Vocabulary
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         if not names:
             raise UserError(f"classes: entry {index} is empty; give it a name")
-        entries.append(VocabularyClass(index, text.strip(), names, thing=not set(things).isdisjoint((text, *names))))
+        entries.append(VocabularyClass(index, text.strip(), names))
     if not entries:
         raise UserError("classes: none given; name at least one")
-    known = {name for entry in entries for name in (entry.name, *entry.synonyms)}
+    first: dict[str, int] = {}
+    for entry in entries:
+        for name in dict.fromkeys(entry.synonyms):
+            if first.setdefault(name, entry.index) != entry.index:
+                raise UserError(f"classes: {name!r} is named by two classes; the second could never be found")
+    return _with_things(Vocabulary("custom", "own classes", tuple(entries)), things)
+
+
+def _with_things(vocabulary: Vocabulary, things: Sequence[str]) -> Vocabulary:
+    """The vocabulary with these classes countable as well."""
+    known = {name for entry in vocabulary.classes for name in (entry.name, *entry.synonyms)}
     unknown = [name for name in things if name not in known]
     if unknown:
-        raise UserError(f"things: {unknown[0]!r} is none of the classes {', '.join(entry.name for entry in entries)}")
-    return Vocabulary("custom", "own classes", tuple(entries))
+        some = ", ".join(vocabulary.class_names[:8])
+        raise UserError(f"things: {unknown[0]!r} is none of the classes ({some})")
+    if not things:
+        return vocabulary
+    classes = tuple(
+        replace(entry, thing=entry.thing or not set(things).isdisjoint((entry.name, *entry.synonyms)))
+        for entry in vocabulary.classes
+    )
+    return replace(vocabulary, classes=classes)
 
 
 def read_reasons(reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str | None) -> GivenReasons:

@@ -25,7 +25,7 @@ from maft.result import FoundClass, Result
 from maft.sizes import resized
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
-from maft.text.prompts import Prompts, match_reasons, mixed_prompts
+from maft.text.prompts import MODES, Prompts, match_reasons, mixed_prompts
 from maft.text.rows import Classifier, Origin, RowFold
 from maft.weights.checkpoint import load_model_weights
 from reason.triplets import Reason
@@ -33,7 +33,7 @@ from reason.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-RESULT_PIXELS = 2_000_000
+RESULT_PIXELS = 2**21
 """Larger images are labelled at this many pixels; their label map is enlarged to full size."""
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -64,6 +64,10 @@ def load_segmentor(
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype}: choose torch.float32 or torch.bfloat16")
+    if mode not in MODES:
+        raise UserError(f"mode: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    if isinstance(attributes, bool) or not isinstance(attributes, int) or attributes < 1:
+        raise UserError(f"attributes: {attributes!r}; give a whole number, at least 1")
     if weights is None and name == "mini":
         weights = mini_weights()
     if weights is None and name in build.MODELS:
@@ -71,10 +75,13 @@ def load_segmentor(
     network = build.build_network(name)
     assert isinstance(network, MAFTPlus)
     load_model_weights(network, weights or "")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Segmentor(
-        network.to(chosen), build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, bank=bank
-    )
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        network = network.to(torch.device(chosen))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {str(chosen)!r} cannot be used here ({reason}); 'cpu' always can") from error
+    return Segmentor(network, build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, bank=bank)
 
 
 class Segmentor:
@@ -210,6 +217,8 @@ class Seen:
         """Segment the image by these classes; arguments and errors are those of `Segmentor.__call__`."""
         vocabulary = read_classes(classes, things)
         given = read_reasons(reasons, vocabulary, self.name)
+        if given.note and given.kind == "names":
+            logger.warning("%s", given.note)
         classifier = self.segmentor.classifier(vocabulary, given)
         size = result_size(*self.image.shape[:2])
         with torch.inference_mode(), self.segmentor._precision():

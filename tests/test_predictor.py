@@ -130,8 +130,12 @@ def test_wrong_classes_and_reasons_are_named(tmp_path: Path) -> None:
     for classes, words in (([], "none given"), (["cat", " , "], "entry 1 is empty"), ([3], "entry 0 is a int")):
         with pytest.raises(UserError, match=words):
             read_classes(classes)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="'sofa' is none of the classes"):
-        read_classes(["cat"], things=["sofa"])
+    for given in (["cat"], "cat, dog", read_classes(["cat"])):
+        with pytest.raises(UserError, match="'sofa' is none of the classes"):
+            read_classes(given, things=["sofa"])
+    assert read_classes("cat, dog", things=["dog"]).thing_indices == {1}
+    with pytest.raises(UserError, match="'cat' is named by two classes"):
+        read_classes(["cat", "dog, cat"])
     with pytest.raises(UserError, match="'dog' is none of the classes"):
         read_reasons({"dog": ["fur"]}, vocabulary, None)
     with pytest.raises(UserError, match="'disc': give its visual attributes as a list"):
@@ -147,8 +151,14 @@ def test_models_and_weights_are_named() -> None:
         load_segmentor("huge", "x.pth")
     with pytest.raises(UserError, match="name its weight file"):
         load_segmentor("base")
-    with pytest.raises(UserError, match="choose torch.float32 or torch.bfloat16"):
-        load_segmentor("mini", dtype=torch.float64)
+    for changes, words in (
+        ({"dtype": torch.float64}, "choose torch.float32 or torch.bfloat16"),
+        ({"mode": "x"}, "mode: unknown mode 'x'"),
+        ({"attributes": 0}, "attributes: 0; give a whole number"),
+        ({"device": "gpu0"}, "device 'gpu0' cannot be used here"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_segmentor("mini", **changes)  # type: ignore[arg-type]
 
 
 def test_a_benchmark_is_named_by_its_name() -> None:
@@ -161,7 +171,7 @@ def test_sizes() -> None:
     assert resized(np.zeros((10, 20, 3), np.uint8), 5, 100).shape == (3, 5, 10)
     assert result_size(427, 640) == (427, 640)
     height, width = result_size(4000, 6000)
-    assert height * width == pytest.approx(2e6, rel=1e-2)
+    assert height * width == pytest.approx(2**21, rel=1e-2)
 
 
 def test_every_model_is_in_the_table() -> None:
