@@ -14,9 +14,15 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+
+from maft import load_segmentor
+from tools.mini.scenes import render_scene
+from tools.mini.world import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("maft", "reason", "tools", "configs", "datasets/vocabularies")
@@ -152,3 +158,25 @@ def test_the_commands(environment: Path, tmp_path: Path) -> None:
 def test_what_needs_detectron2_says_so_in_one_line(environment: Path, tmp_path: Path) -> None:
     done = run(environment / "openseg-r", "mini", "evaluate", folder=tmp_path, status=2)
     assert done.stderr.startswith("error: ") and "detectron2" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_four_lines_give_what_they_give_in_a_checkout(environment: Path, tmp_path: Path) -> None:
+    Image.fromarray(render_scene(3, "val").image).save(tmp_path / "scene.png")
+    names = [entry.synonyms[0] for entry in vocabulary("val").classes]
+    classes, reasons = names[:6], {names[0]: ["a round shape", "a red colour"]}
+    code = f"""
+from maft import load_segmentor
+segmentor = load_segmentor("mini", device="cpu")
+result = segmentor("scene.png", {classes!r}, reasons={reasons!r})
+result.overlay().save("overlay.png")
+
+import sys, numpy
+numpy.save("labels.npy", result.label_map)
+assert "detectron2" not in sys.modules and "yacs" not in sys.modules
+"""
+    run(environment / "python", "-c", code, folder=tmp_path)
+    expected = load_segmentor("mini", device="cpu")(tmp_path / "scene.png", classes, reasons=reasons)
+    agree = np.load(tmp_path / "labels.npy") == expected.label_map
+    assert agree.shape == (256, 256) and agree.mean() > 0.999, "the wheel has no compiled kernel: rounding differs"
+    assert len(np.unique(expected.label_map)) > 1
+    assert Image.open(tmp_path / "overlay.png").width >= 256

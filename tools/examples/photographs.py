@@ -11,6 +11,8 @@ from PIL import Image
 from maft.errors import UserError
 from reason.jsonfile import JsonError, read_json
 
+from ..commands import INSTALLED
+
 FOLDER = Path(__file__).resolve().parent
 VOCABULARY, GENERIC_REASONS = FOLDER / "vocabulary.json", FOLDER / "generic_reason.json"
 IMAGE_REASONS = FOLDER / "image_reason"
@@ -19,6 +21,7 @@ IMAGE_REASONS = FOLDER / "image_reason"
 LONG_SIDE = 640
 """The long side of a photograph is at most this many pixels."""
 
+_WAY_OUT = "pip install 'openseg-r[eval]'" if INSTALLED else "run bash install.sh"
 _SOURCES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
@@ -67,17 +70,17 @@ def open_photograph(photograph: Photograph) -> Image.Image:
     """
     spec = importlib.util.find_spec(photograph.package)  # the package itself need not be imported
     if spec is None or spec.origin is None:
-        raise UserError(f"{_SOURCES[photograph.package]}: not installed, it ships a photograph; run bash install.sh")
+        raise UserError(f"{_SOURCES[photograph.package]}: not installed, it ships a photograph; {_WAY_OUT}")
     path = Path(spec.origin).parent / photograph.file
     try:
         with Image.open(path) as image:
             pixels = image.convert("RGB")
     except OSError as error:
-        raise UserError(f"{path}: the photograph cannot be read ({error}); run bash install.sh") from error
+        raise UserError(f"{path}: the photograph cannot be read ({error}); {_WAY_OUT}") from error
     scale = min(1.0, LONG_SIDE / max(pixels.size))
     size = (round(pixels.width * scale), round(pixels.height * scale))
     if size != photograph.size:
-        raise UserError(f"{path}: {size[0]}x{size[1]} pixels, described was another version; run bash install.sh")
+        raise UserError(f"{path}: {size[0]}x{size[1]} pixels, described was another version; {_WAY_OUT}")
     return pixels if size == pixels.size else pixels.resize(size, Image.Resampling.LANCZOS)
 
 
