@@ -12,7 +12,7 @@ import pytest
 
 from maft.config import ACCEPTED, CHOICES, KEYS, build_config
 from maft.evaluation.sources import imports_of, modules_of
-from maft.meta_arch import MAFT_Plus, MAFT_Plus_Reason, build_network
+from maft.meta_arch import SED, MAFT_Plus, MAFT_Plus_Reason, SED_Reason, build_network
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
@@ -24,6 +24,10 @@ CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs"
 def test_every_config_builds_its_model(config: str) -> None:
     cfg = build_config(config, ["MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""])
     model = build_network(cfg)
+    if config.startswith("configs/sed/"):
+        assert type(model) is (SED_Reason if "reason" in config else SED)
+        assert model.decoder.decoder1.attention.pooling == (1 if "eval" in config else 2)
+        return
     assert type(model) is (MAFT_Plus_Reason if "reason" in config else MAFT_Plus)
     assert model.criterion.empty_weight.shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + 1,)
     assert not any(name.startswith("backbone_t.") for name in model.state_dict())

@@ -53,12 +53,12 @@ class Suite:
     """A model, and the benchmarks that it is evaluated on.
 
     Attributes:
-        name: base, large or pano.
+        name: base, large or pano; with "sed-" before it where SED segments.
         config: configuration with reasons.
-        config_plain: configuration of plain MAFT+, class names only.
+        config_plain: configuration of the plain network, class names only.
         weights: the published checkpoint.
         output: folder of the results with reasons, one folder a benchmark inside.
-        output_plain: the same for plain MAFT+.
+        output_plain: the same for the plain network.
         benchmarks: by the user's name, in the order in which they run; those of `BY_NAME_ONLY` run only when named.
     """
 
@@ -69,6 +69,12 @@ class Suite:
     output: str
     output_plain: str
     benchmarks: tuple[Benchmark, ...]
+
+    @property
+    def script(self) -> str:
+        """The command that evaluates it."""
+        size = self.name.removeprefix("sed-")
+        return f"eval_reason_{size}.sh" + (" --model sed" if size != self.name else "")
 
     @property
     def default(self) -> tuple[Benchmark, ...]:
@@ -117,6 +123,18 @@ SUITES: Mapping[str, Suite] = {
         "out/panoptic/evaluation_large",
         _PANOPTIC,
     ),
+    **{
+        f"sed-{size}": Suite(
+            f"sed-{size}",
+            f"configs/sed/eval_{size}_reason.yaml",
+            f"configs/sed/eval_{size}.yaml",
+            f"pretrained/sed_{size[0]}.pth",
+            f"out/sed/evaluation_{size}_reason",
+            f"out/sed/evaluation_{size}",
+            _SEMANTIC,
+        )
+        for size in ("base", "large")
+    },
 }
 
 

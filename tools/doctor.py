@@ -215,7 +215,7 @@ def _weights() -> Iterator[Finding]:
             yield Finding("Weights", suite.weights, "ok", f"{size / 1e6:.0f} MB, CLIP's weights are part of it")
             continue
         state: State = "missing" if problem == "no such file" else "problem"
-        script = f"eval_reason_{suite.name}.sh"
+        script = suite.script
         yield Finding("Weights", suite.weights, state, problem, script, "pretrained/README.md")
 
 

@@ -3,6 +3,7 @@
     python -m tools.run_benchmarks base                     all five semantic benchmarks
     python -m tools.run_benchmarks base pc59 voc20          these two
     python -m tools.run_benchmarks large --names-only       plain MAFT+, without reasons
+    python -m tools.run_benchmarks base --model sed         OpenSeg-R with SED
     python -m tools.run_benchmarks pano -- TEST.BATCH_SIZE 4
     python -m tools.run_benchmarks base mini                the drawn world that ships with the repository
 
@@ -56,9 +57,10 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
     parser = argparse.ArgumentParser(
         prog="run_benchmarks", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", choices=tuple(SUITES))
+    parser.add_argument("size", choices=tuple(name for name in SUITES if not name.startswith("sed-")))
+    parser.add_argument("--model", choices=("maft", "sed"), default="maft", help="the network: MAFT+ or SED")
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but mini")
-    parser.add_argument("--names-only", action="store_true", help="plain MAFT+: class names, no reasons")
+    parser.add_argument("--names-only", action="store_true", help="the plain network: class names, no reasons")
     parser.add_argument("--num-gpus", type=int, help="default: all there are; without one, the CPU")
     parser.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
     parser.add_argument("--list", action="store_true", help="only list what would run and what is missing")
@@ -68,6 +70,18 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
         return options, parse_overrides(words[cut + 1 :])
     except ValueError as error:
         raise UserError(f"after --: {error}") from error
+
+
+def choose_suite(size: str, model: str) -> Suite:
+    """The suite of a size and a network.
+
+    Raises:
+        UserError: SED has no model of that size.
+    """
+    name = size if model == "maft" else f"{model}-{size}"
+    if name not in SUITES:
+        raise UserError(f"--model {model}: gives class maps only, there is no {size}; take base or large")
+    return SUITES[name]
 
 
 def choose(suite: Suite, names: Sequence[str]) -> tuple[Benchmark, ...]:
@@ -159,7 +173,7 @@ def print_summary(plans: Sequence[Plan], statuses: Mapping[str, int | None], sec
 
 def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """List, run, sum up; returns the exit status."""
-    suite = SUITES[options.model]
+    suite = choose_suite(options.size, options.model)
     register_all()
     plans = [
         plan(suite, benchmark, names_only=options.names_only, overrides=overrides)

@@ -170,6 +170,8 @@ def _metadata(spec: DatasetSpec, vocabulary: Vocabulary) -> dict[str, Any]:
         "short_names": [entry.name.strip() for entry in classes],
         # A model prompts a class by all its names; detectron2's field holds one text a class.
         "stuff_classes": [",".join(entry.synonyms) for entry in classes],
+        # SED has a name list of its own and splits it otherwise.
+        "sed_classes": [", ".join(entry.sed_names) for entry in classes],
         "stuff_colors": [list(palette[entry.index]) for entry in classes],
         "thing_dataset_id_to_contiguous_id": {},
         "stuff_dataset_id_to_contiguous_id": _contiguous(classes),

@@ -8,7 +8,7 @@ comes first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["semantic", "panoptic", "instances"]
@@ -50,7 +50,7 @@ class DatasetSpec:
 
 _ADE = ("ade/ADEChallengeData2016", "ADEChallengeData2016")
 _ADE_FULL = ("ade/ADE20K_2021_17_01", "ADE20K_2021_17_01")
-_COCO = ("coco", "coco/coco17")
+_COCO = ("coco", "coco/coco17", "coco-stuff")
 _VOC2012 = ("VOCdevkit/VOC2012", "VOC2012")
 _VOC2010 = ("VOCdevkit/VOC2010", "VOC2010")
 _LABELS_16BIT = ("tif", "tiff", "png")
@@ -129,8 +129,8 @@ def _coco() -> Iterator[DatasetSpec]:
             "coco_stuff171",
             "semantic",
             _COCO,
-            images=(folder,),
-            labels=(f"stuffthingmaps_detectron2/{folder}",),
+            images=(folder, f"images/{folder}"),
+            labels=(f"stuffthingmaps_detectron2/{folder}", f"annotations_detectron2/{folder}"),
         )
     yield DatasetSpec(
         "openvocab_coco_2017_val_panoptic",
@@ -160,5 +160,21 @@ def _coco() -> Iterator[DatasetSpec]:
         )
 
 
-BUILTIN: tuple[DatasetSpec, ...] = (*_ade(), *_pascal(), *_coco())
+ALIASES = {
+    "coco_2017_train_stuff_all_sem_seg": "openvocab_coco_2017_train_stuff_sem_seg",
+    "coco_2017_test_stuff_all_sem_seg": "openvocab_coco_2017_test_stuff_sem_seg",
+    "ade20k_150_test_sem_seg": "openvocab_ade20k_sem_seg_val",
+    "ade20k_full_sem_seg_freq_val_all": "openvocab_ade20k_full_sem_seg_val",
+    "voc_2012_test_sem_seg": "openvocab_pascal20_sem_seg_val",
+    "context_59_test_sem_seg": "openvocab_pascal_ctx59_sem_seg_val",
+    "context_459_test_sem_seg": "openvocab_pascal_ctx459_sem_seg_val",
+}
+"""What SED's yaml files and scripts call a data set -> its name here."""
+
+_OWN = (*_ade(), *_pascal(), *_coco())
+
+BUILTIN: tuple[DatasetSpec, ...] = (
+    *_OWN,
+    *(replace(spec, name=alias) for alias, name in ALIASES.items() for spec in _OWN if spec.name == name),
+)
 """Every data set that is registered under a fixed name."""

@@ -226,5 +226,5 @@ def build_network(cfg: CfgNode, *, training: bool = False) -> MAFT_Plus:
             check_training_vocabulary(cfg)
         model = architecture(cfg, learning=training)
     except KeyError as error:
-        raise UserError(f"{error.args[0]}; this project registers MAFT_Plus and MAFT_Plus_Reason") from error
+        raise UserError(f"{error.args[0]}; this project registers MAFT_Plus, SED, and both with _Reason") from error
     return model.to(torch.device(cfg.MODEL.DEVICE)).eval()

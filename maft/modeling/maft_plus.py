@@ -121,6 +121,7 @@ class MAFTPlus(nn.Module):
 
     clip_prefixes = ("backbone.clip_model.", "backbone_t.clip_model.")
     teacher_prefix = "backbone_t."
+    clip_weights = ""
     targets: Literal["instances", "label map"] = "instances"
     pixel_mean: Tensor
     pixel_std: Tensor

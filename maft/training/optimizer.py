@@ -78,7 +78,7 @@ def build_optimizer(cfg: Any, model: MAFTPlus) -> torch.optim.Optimizer:
         model,
         rate_group=model.rate_group,
         rate=solver.BASE_LR,
-        multipliers={"clip": solver.BACKBONE_MULTIPLIER},
+        multipliers={"clip": solver.BACKBONE_MULTIPLIER, "sed_clip": solver.CLIP_MULTIPLIER},
         decay=solver.WEIGHT_DECAY,
         decay_norm=solver.WEIGHT_DECAY_NORM,
         decay_embed=solver.WEIGHT_DECAY_EMBED,

@@ -46,7 +46,7 @@ def load_for_training(cfg: CfgNode, model: MAFTPlus) -> None:
     elif cfg.MODEL.WEIGHTS:
         _load_checkpoint(cfg, model)
     else:
-        load_clip(model, cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
+        load_clip(model, model.clip_weights or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
 
 
 def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
@@ -58,7 +58,7 @@ def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
     # A file of another model is told so before CLIP is looked for.
     problem = misfit({name: value for name, value in own.items() if name not in lacking}, state)
     if lacking and not problem:
-        state |= _entries_of_clip(lacking, own, model.backbone.model_name, cfg)
+        state |= _entries_of_clip(lacking, own, model.backbone.model_name, model.clip_weights, cfg)
     elif problem:
         problem = misfit(own, state)
         raise UserError(
@@ -70,10 +70,10 @@ def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
 
 
 def _entries_of_clip(
-    lacking: list[str], own: Mapping[str, Tensor], architecture: str, cfg: CfgNode
+    lacking: list[str], own: Mapping[str, Tensor], architecture: str, given: str, cfg: CfgNode
 ) -> dict[str, Tensor]:
     """The entries of CLIP, and of the teacher, that MODEL.WEIGHTS lacks."""
-    given = cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
+    given = given or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
     what = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
     try:
         file = find_clip_weights(architecture, given)

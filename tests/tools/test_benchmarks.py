@@ -14,7 +14,7 @@ from maft.data import dataset_spec
 from maft.errors import UserError
 from tools.assets import checkpoint_problem, count_files
 from tools.benchmarks import BY_NAME_ONLY, MINI, SUITES, parse_overrides, plan
-from tools.run_benchmarks import choose, mini_command, outcome, parse_arguments, train_net_command
+from tools.run_benchmarks import choose, choose_suite, mini_command, outcome, parse_arguments, train_net_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,8 +43,13 @@ def test_choosing_keeps_the_suites_order_and_refuses_unknown_names() -> None:
 
 def test_arguments_after_two_dashes_are_keys() -> None:
     options, keys = parse_arguments(["base", "pc59", "--names-only", "--", "TEST.BATCH_SIZE", "4"])
-    assert (options.model, options.benchmarks, options.names_only) == ("base", ["pc59"], True)
+    assert (options.size, options.benchmarks, options.names_only) == ("base", ["pc59"], True)
     assert keys == {"TEST.BATCH_SIZE": "4"}
+    options, _ = parse_arguments(["large", "--model", "sed"])
+    suite = choose_suite(options.size, options.model)
+    assert (suite.name, suite.script) == ("sed-large", "eval_reason_large.sh --model sed")
+    with pytest.raises(UserError, match="there is no pano; take base or large"):
+        choose_suite("pano", "sed")
     with pytest.raises(UserError, match="'4' stands alone"):
         parse_arguments(["base", "--", "TEST.BATCH_SIZE", "4", "4"])
     with pytest.raises(ValueError):

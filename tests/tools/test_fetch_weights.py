@@ -94,7 +94,7 @@ def catalogue(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(CATALOGUE, "base", Checkpoint("base", "maftp_b.pth", CONFIG, url, "tests"))  # type: ignore[arg-type]
     monkeypatch.setitem(CATALOGUE, "large", Checkpoint("large", "maftp_l.pth", str(wide), url, "tests"))  # type: ignore[arg-type]
     monkeypatch.setitem(CATALOGUE, "clip-tiny", clip)  # type: ignore[arg-type]
-    for name in ("pano", "clip-base", "clip-large"):
+    for name in ("pano", "sed-base", "sed-large", "clip-base", "clip-large"):
         monkeypatch.delitem(CATALOGUE, name)  # type: ignore[arg-type]
     monkeypatch.setattr(transfer, "_RETRIES", 0)
     build_network(build_config(CONFIG, ["MODEL.DEVICE", "cpu"]))  # makes tiny_clip known to open_clip

@@ -347,7 +347,7 @@ def test_a_folder_without_results_still_gives_the_published_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = render(tmp_path, "md", capsys)
-    assert "No finished evaluation was found" in page and "| 96.1 |" in page and page.count("missing") == 4 * 5 + 2 * 3
+    assert "No finished evaluation was found" in page and "| 96.1 |" in page and page.count("missing") == 8 * 5 + 2 * 3
     for kind in ("tex", "html", "csv"):
         assert render(tmp_path, kind, capsys)
 

@@ -11,7 +11,7 @@ HUB = "https://huggingface.co/{}"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A MAFT+ checkpoint, which holds CLIP as well.
+    """A checkpoint of MAFT+ or SED, which holds CLIP as well.
 
     Attributes:
         name: how the user calls it.
@@ -76,6 +76,20 @@ CATALOGUE: Mapping[str, Weights] = {
             DRIVE.format("1znk_uco8fwvbA0kndy4kGyVp22KbQr6g"),
             "eval_reason_pano.sh",
         ),
+        Checkpoint(
+            "sed-base",
+            "sed_b.pth",
+            "configs/sed/eval_base_reason.yaml",
+            DRIVE.format("1qx6zGZgSPkF6TObregRz4uzQqSRHrgUw"),
+            "eval_reason_base.sh --model sed",
+        ),
+        Checkpoint(
+            "sed-large",
+            "sed_l.pth",
+            "configs/sed/eval_large_reason.yaml",
+            DRIVE.format("1zAXE0QXy47n0cVn7j_2cSR85eqxdDGg8"),
+            "eval_reason_large.sh --model sed",
+        ),
         Clip(
             "clip-base",
             "clip_convnext_base_w_320.bin",
@@ -94,8 +108,10 @@ CATALOGUE: Mapping[str, Weights] = {
         ),
     )
 }
-DEFAULT = tuple(name for name, entry in CATALOGUE.items() if isinstance(entry, Checkpoint))
-"""What is fetched when nothing is named."""
+DEFAULT = tuple(
+    name for name, entry in CATALOGUE.items() if isinstance(entry, Checkpoint) and not name.startswith("sed-")
+)
+"""What is fetched when nothing is named: the models of the paper's weights, MAFT+."""
 
 
 def by_hand(entry: Weights) -> str:

@@ -17,7 +17,7 @@ from maft.weights.seeding import SEEDED
 from ..benchmarks import SUITES
 
 RESULTS = "results.json"
-REASON_ARCHITECTURE = "MAFT_Plus_Reason"
+REASON_ARCHITECTURES = ("MAFT_Plus_Reason", "SED_Reason")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Result:
     def reasons(self) -> bool:
         """Made with reasons rather than class names only."""
         if "architecture" in self.provenance:
-            return str(self.provenance["architecture"]) == REASON_ARCHITECTURE
+            return str(self.provenance["architecture"]) in REASON_ARCHITECTURES
         return any(count and name != "plain" for name, count in self.usage.items())
 
     @property

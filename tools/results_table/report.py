@@ -159,6 +159,7 @@ def own_name(result: Result) -> str:
 def method_name(suite: str, reasons: bool, config: str = "") -> str:
     """A method as the papers' tables call it; of an unknown model, the name of its config with its folder."""
     known = {"base": "MAFT+ base", "large": "MAFT+ large", "pano": "MAFT+ large"}
+    known |= {"sed-base": "SED base", "sed-large": "SED large"}
     model = known.get(suite, "/".join(Path(config.removesuffix(".yaml")).parts[-2:]))
     return f"OpenSeg-R, {model}" if reasons else model
 

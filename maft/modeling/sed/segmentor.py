@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,10 +16,7 @@ from maft.modeling.backbone import CLIPBackbone
 from .cost import cost_map
 from .decoder import Decoded, GradualFusionDecoder
 from .losses import class_losses
-from .training import learns
-
-CLIP_DROPOUT = 0.1
-"""Dropout inside a projection MLP while CLIP learns (the large model's)."""
+from .training import CLIP, learns
 
 
 class Predictor(nn.Module):
@@ -69,8 +68,15 @@ class SED(nn.Module):
         pixel_mean, pixel_std: of RGB in [0, 255].
         side: every image is resized to side x side, a multiple of 32.
         finetune: what of CLIP and decoder learns, see `training.learns`; None for a network that is not to be trained.
+        clip_dropout: while CLIP learns, the dropout inside its projection MLP; above 0 the trunk's own drop path stays
+            on, at 0 (the base model) it is switched off.
     """
 
+    clip_prefixes = (CLIP,)
+    teacher_prefix = ""
+    backbone_t = None
+    clip_weights = ""
+    """Where a training's CLIP comes from; "" leaves that to the config."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -83,6 +89,7 @@ class SED(nn.Module):
         pixel_std: Sequence[float] = (68.5005327, 66.6321579, 70.3231630),
         side: int = 768,
         finetune: str | None = None,
+        clip_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if side % 32:
@@ -97,9 +104,7 @@ class SED(nn.Module):
         if finetune is not None:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(learns(name, finetune))
-            mlp = getattr(backbone.clip_model.visual.head, "mlp", None)
-            if mlp is not None:
-                mlp.drop1.p = CLIP_DROPOUT
+            _set_dropout(backbone, clip_dropout)
 
     @property
     def backbone(self) -> CLIPBackbone:
@@ -115,6 +120,16 @@ class SED(nn.Module):
     def device(self) -> torch.device:
         """Where the network lies."""
         return self.pixel_mean.device
+
+    @property
+    def clip(self) -> CLIPBackbone:
+        """CLIP, as every network calls it."""
+        return self.backbone
+
+    @staticmethod
+    def rate_group(name: str) -> Literal["sed_clip", "head"]:
+        """Which learning rate a parameter has."""
+        return "sed_clip" if name.startswith(CLIP) else "head"
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -181,3 +196,15 @@ class SED(nn.Module):
         if self.finetune == "fast_infer":
             del named["loss_sem_seg_0"]
         return named
+
+
+def _set_dropout(backbone: CLIPBackbone, rate: float) -> None:
+    """What is random in CLIP while it learns: drop path in the trunk, dropout in the projection MLP."""
+    visual = backbone.clip_model.visual
+    if not rate:
+        for module in visual.trunk.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+    mlp = getattr(visual.head, "mlp", None)
+    if mlp is not None:
+        mlp.drop1.p = rate

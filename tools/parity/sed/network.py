@@ -56,7 +56,7 @@ def build_sed(size: str, *, pooling: int = 1, finetune: str | None = None) -> SE
     decoder = GradualFusionDecoder(
         image_channels=[channels[name] for name in ("res4", "res3", "res2")], pooling=(pooling,) * 3
     )
-    return SED(backbone=backbone, decoder=decoder, finetune=finetune)
+    return SED(backbone=backbone, decoder=decoder, finetune=finetune, clip_dropout=0.1 if size == "large" else 0.0)
 
 
 def size_of(config: str) -> str:

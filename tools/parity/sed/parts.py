@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from maft.modeling.sed import SED, Decoded, GradualFusionDecoder, combine_attributes, cost_map, kept_classes
-from maft.modeling.sed.training import learns, optimizer_groups
+from maft.modeling.sed.training import learns
 from maft.text.planes import plain_planes
 from maft.text.templates import template_set
+from maft.training.optimizer import parameter_groups
 from maft.weights.seeding import seeded_entry
 
 from ..compare import RESULT_BOUND, Report
@@ -189,11 +189,17 @@ def check_losses(folder: Path) -> Report:
         _compare_step(report, mode, model, losses, facts[mode])
         report.equal(f"{mode}: parameters", len(model.trainable_parameters()), facts[f"{mode}/trainable_count"])
         if mode == "full":
-            groups = Counter(
-                str((group["lr"], group["weight_decay"]))
-                for group in optimizer_groups(model, rate=2e-4, clip_multiplier=0.01, decay=1e-4, norm_decay=0.0)
+            groups = parameter_groups(
+                model,
+                rate=2e-4,
+                rate_group=model.rate_group,
+                multipliers={"sed_clip": 0.01},
+                decay=1e-4,
+                decay_norm=0.0,
+                decay_embed=0.0,
             )
-            report.equal("groups", dict(groups), facts["groups"])
+            ours = {str((float(f"{group['lr']:.6g}"), group["weight_decay"])): len(group["params"]) for group in groups}
+            report.equal("groups", ours, facts["groups"])
     return report
 
 
