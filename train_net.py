@@ -9,11 +9,20 @@ Several processes come from `--num-gpus N`, or from torchrun.
 
 from __future__ import annotations
 
-import sys
+import os
 
-from maft.errors import run_command
-from maft.launch import main, parse_arguments
+from maft.errors import run_command, run_process
+
+
+def command() -> int:
+    """The command line, with the imports that take seconds."""
+    from maft.launch import INTERRUPTED, main, parse_arguments
+
+    arguments = parse_arguments(description=__doc__)
+    # Of several processes under torchrun, one speaks.
+    line = INTERRUPTED if os.environ.get("LOCAL_RANK", "0") == "0" else ""
+    return run_command(lambda: main(arguments), debug=arguments.debug, interrupted=line)
+
 
 if __name__ == "__main__":
-    arguments = parse_arguments(description=__doc__)
-    sys.exit(run_command(lambda: main(arguments), debug=arguments.debug))
+    run_process(command)

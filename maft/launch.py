@@ -25,6 +25,9 @@ from maft.training.log import flat_metrics
 from maft.training.loop import train
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
+from reason.interrupts import STATUS
+
+INTERRUPTED = "interrupted; what was finished is on disk, and the same command with --resume continues"
 
 
 def parse_arguments(words: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
@@ -65,7 +68,10 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 
 def run_spawned(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """`run`, in a process of detectron2's launch or torchrun: a user error ends it with one line and status 2."""
-    status = run_command(lambda: run(cfg, arguments), debug=arguments.debug)
+    try:
+        status = run_command(lambda: run(cfg, arguments), debug=arguments.debug, interrupted="")
+    except KeyboardInterrupt:  # --debug
+        status = STATUS
     if status:
         # Not sys.exit: the clean-up of a process group waits for ranks that wait for this one.
         sys.stderr.flush()
@@ -131,6 +137,8 @@ def main(arguments: argparse.Namespace) -> int:
                 args=(cfg, arguments),
             )
         except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code == STATUS:
+                raise KeyboardInterrupt from error
             if error.exit_code != USER_ERROR_STATUS:
                 raise
             return USER_ERROR_STATUS

@@ -35,7 +35,7 @@ def say(line: str = LINE) -> None:
     """Write the one line about an interrupt to stderr, once however many ask for it."""
     global _said
     with _lock:
-        if not _said:
+        if line and not _said:
             _said = True
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(f"{line}\n")
@@ -43,10 +43,11 @@ def say(line: str = LINE) -> None:
 
 
 @contextlib.contextmanager
-def prompt_interrupts(grace: float = GRACE_SECONDS) -> Iterator[None]:
+def prompt_interrupts(grace: float = GRACE_SECONDS, *, line: str = LINE) -> Iterator[None]:
     """Within the block, Ctrl-C ends this process and its children within `grace` seconds and a little.
 
-    Does nothing outside the main thread, or where a block of this kind is open already.
+    `line` is what is said then; "" says nothing. Does nothing outside the main thread, or where a block of this kind is
+    open already.
     """
     global _said
     if threading.current_thread() is not threading.main_thread():
@@ -63,7 +64,7 @@ def prompt_interrupts(grace: float = GRACE_SECONDS) -> Iterator[None]:
         return
     _said = False
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(ours, over, grace), name="interrupts", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ours, over, grace, line), name="interrupts", daemon=True)
     watcher.start()
     try:
         yield
@@ -75,10 +76,10 @@ def prompt_interrupts(grace: float = GRACE_SECONDS) -> Iterator[None]:
         ours.close()
 
 
-def _watch(pipe: socket.socket, over: threading.Event, grace: float) -> None:
+def _watch(pipe: socket.socket, over: threading.Event, grace: float, line: str) -> None:
     while came := pipe.recv(64):
         if signal.SIGINT in came and not over.wait(grace):
-            say()
+            say(line)
             end_children()
             os._exit(STATUS)
 

@@ -11,7 +11,7 @@ from reason.suggest import did_you_mean
 from .commands import INSTALLED
 
 COMMANDS = {
-    "segment": ("segment.__main__", "segment your own images by your own classes"),
+    "segment": ("segment.cli", "segment your own images by your own classes"),
     "examples": ("examples.__main__", "write photographs to try it on, with reasons written by hand"),
     "doctor": ("doctor", "what is active here, what is missing, and how to get it"),
     "fetch-weights": ("fetch_weights.__main__", "download the published checkpoints, or check files"),

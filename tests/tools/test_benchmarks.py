@@ -14,7 +14,7 @@ from maft.data import dataset_spec
 from maft.errors import UserError
 from tools.assets import checkpoint_problem, count_files
 from tools.benchmarks import BY_NAME_ONLY, MINI, SUITES, parse_overrides, plan
-from tools.run_benchmarks import choose, choose_suite, mini_command, outcome, parse_arguments, train_net_command
+from tools.benchmarks_run import choose, choose_suite, mini_command, outcome, parse_arguments, train_net_command
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from maft.errors import UserError
 from maft.legend import compose
 from reason.vocabulary import load_vocabulary
-from tools.segment.__main__ import main, parse_arguments
+from tools.segment.cli import main, parse_arguments
 from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
 from tools.segment.segmenter import percent
 

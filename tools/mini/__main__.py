@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path
 
-from ..benchmarks import parse_overrides
 from ..commands import command, described
 
 
@@ -33,6 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
             for layout in prepare().values():
                 print(layout.folder)
         elif options.command == "evaluate":
+            from ..benchmarks import parse_overrides
             from .run import run
 
             try:
@@ -75,4 +75,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -1,0 +1,55 @@
+"""Ctrl-C in the commands of the segmentor: one line, status 130, nobody left, wherever it strikes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import skimage.data
+from PIL import Image
+
+from reason.interrupts import descendants
+
+SEGMENT = ("-m", "tools.segment", "{images}", "--vocabulary", "cat, wall", "--config-file", "tests/assets/tiny.yaml")
+COMMANDS = {
+    "segment": (*SEGMENT, "--output", "{out}", "MODEL.DEVICE", "cpu"),
+    "train_net": ("train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only", "OUTPUT_DIR", "{out}"),
+    "mini": ("-m", "tools.mini", "evaluate", "--output", "{out}"),
+    "run_benchmarks": ("-m", "tools.run_benchmarks", "base", "mini", "OUTPUT_DIR", "{out}"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("segment", 1.0), ("segment", 7.0), ("train_net", 1.0), ("mini", 7.0), ("run_benchmarks", 9.0)],
+)
+def test_one_line_and_nobody_left(repository: Path, tmp_path: Path, name: str, seconds: float) -> None:
+    """While modules are imported, and at work; the signal reaches all processes, as a terminal sends it."""
+    (tmp_path / "images").mkdir()
+    for number in range(100):
+        Image.fromarray(skimage.data.chelsea()).resize((60, 40)).save(tmp_path / "images" / f"{number}.png")
+    words = [word.format(images=tmp_path / "images", out=tmp_path / "out") for word in COMMANDS[name]]
+    with (tmp_path / "err").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=repository,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+    time.sleep(seconds)
+    if process.poll() is not None:
+        pytest.skip("ended before the signal")
+    children = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    said = (tmp_path / "err").read_text()
+    assert "Traceback" not in said and said.count("interrupted") <= 1, said
+    time.sleep(0.2)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
