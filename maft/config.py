@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from maft.errors import UserError
 from maft.resources import config_file as locate_config
+from reason.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +233,16 @@ CHOICES = {
 """Key -> the values it may have."""
 
 
+REFUSED: dict[str, tuple[Any, str]] = {
+    "TEST.AUG.ENABLED": (False, "every image is seen once, at INPUT.MIN_SIZE_TEST; set that to another size instead"),
+    "TEST.PRECISE_BN.ENABLED": (False, "CLIP's backbone has no batch norms to estimate; leave it out"),
+    "TEST.EXPECTED_RESULTS": ([], "compare results.json with what you expect instead"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "training has an order of its own; leave it out"),
+}
+"""detectron2's keys that nothing here reads -> the value that describes what is done, and the way out: another value
+would be a wish that nobody hears, so it is refused."""
+
+
 PATHS = (
     "OUTPUT_DIR",
     "MODEL.WEIGHTS",
@@ -295,11 +307,13 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
     try:
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
-        raise UserError(f"{config_file}: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+        raise UserError(f"{config_file}: {_problem(cfg, error)}; the keys are listed in maft/config.py") from error
     try:
         cfg.merge_from_list(options)
     except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"KEY VALUE pairs: {_reason_of(error)}; the keys are listed in maft/config.py") from error
+        raise UserError(
+            f"KEY VALUE pairs: {_problem(cfg, error, options[::2])}; the keys are listed in maft/config.py"
+        ) from error
     without_effect = [key for key in options[::2] if key in ACCEPTED]
     if without_effect:
         logger.warning("without effect, accepted for the reference's sake: %s", ", ".join(without_effect))
@@ -307,6 +321,10 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         value = _value(cfg, key)
         if value not in choices:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
+    for key, (default, instead) in REFUSED.items():
+        value = _value(cfg, key)
+        if value != default:
+            raise UserError(f"{key} {value}: read by no part of this version, which has {default}; {instead}")
     if cfg.SEED < 0:
         cfg.SEED = 123
     expand_home(cfg)
@@ -321,3 +339,17 @@ def _value(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
+
+
+def _problem(cfg: CfgNode, error: Exception, given: Sequence[str] = ()) -> str:
+    """What is wrong, and for an unknown key the one that may be meant."""
+    known = _keys_of(cfg)
+    unknown = [key for key in given if key not in known] if given else re.findall(r"[\w.]+\.\w+", _reason_of(error))
+    return _reason_of(error) + (did_you_mean(unknown[0], known) if unknown else "")
+
+
+def _keys_of(cfg: CfgNode, before: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys += _keys_of(value, f"{before}{name}.") if isinstance(value, CfgNode) else [f"{before}{name}"]
+    return keys

@@ -40,6 +40,7 @@ from maft.meta_arch.parts import reason_settings
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
+from reason.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ def check_datasets(cfg: CfgNode, *keys: str) -> None:
         for name in cfg.DATASETS[key]:
             if name not in dataset_names():
                 raise UserError(
-                    f"DATASETS.{key}: '{name}' is not registered; known are {', '.join(dataset_names())}; "
+                    f"DATASETS.{key}: '{name}' is not registered{did_you_mean(name, dataset_names())}; "
+                    f"known are {', '.join(dataset_names())}; "
                     "DATASETS.REGISTER names modules that know others (datasets/README.md)"
                 )
 

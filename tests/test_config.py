@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from maft.config import PATHS, build_config
+from maft.config import PATHS, REFUSED, build_config
 from maft.errors import UserError
 from maft.files import check_folder, user_path
+from maft.run import check_datasets, register_datasets
 
 CONFIG = "tests/assets/tiny.yaml"
 
@@ -46,3 +47,25 @@ def test_an_output_folder_that_cannot_be_is_found_at_the_start(tmp_path: Path, m
     monkeypatch.setattr("os.access", lambda *_: False)  # for root, everything can be written
     with pytest.raises(UserError, match="cannot be written"):
         check_folder("OUTPUT_DIR", tmp_path / "new")
+
+
+def test_an_unknown_key_names_the_one_that_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"MODEL\.WEIGTHS; did you mean MODEL\.WEIGHTS"):
+        build_config(CONFIG, ["MODEL.WEIGTHS", "x"])
+    (tmp_path / "bad.yaml").write_text("VERSION: 2\nMODEL:\n  NUM_DESS: 3\n")
+    with pytest.raises(UserError, match=r"bad\.yaml: .*MODEL\.NUM_DESS; did you mean MODEL\.NUM_DES"):
+        build_config(str(tmp_path / "bad.yaml"), [])
+
+
+def test_an_unknown_data_set_names_the_one_that_is_meant() -> None:
+    cfg = build_config(CONFIG, ["DATASETS.TEST", "('openvocab_ade20k_sem_seg_vall',)"])
+    register_datasets(cfg)
+    with pytest.raises(UserError, match=r"not registered; did you mean openvocab_ade20k_sem_seg_val"):
+        check_datasets(cfg, "TEST")
+
+
+@pytest.mark.parametrize(("key", "value"), [("TEST.AUG.ENABLED", "True"), ("TEST.PRECISE_BN.ENABLED", "True")])
+def test_a_key_that_nobody_reads_is_refused_by_name(key: str, value: str) -> None:
+    assert key in REFUSED and build_config(CONFIG, [key, str(REFUSED[key][0])])
+    with pytest.raises(UserError, match=rf"^{key} {value}: read by no part of this version"):
+        build_config(CONFIG, [key, value])

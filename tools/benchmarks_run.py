@@ -30,6 +30,7 @@ from maft.data import register_all
 from maft.errors import UserError, run_command
 from maft.evaluation.results import summary
 from reason.interrupts import deaf_children, end_children
+from reason.suggest import did_you_mean
 
 from .benchmarks import GONE, MINI, SUITES, Benchmark, Plan, Suite, parse_overrides, plan
 from .commands import described
@@ -96,7 +97,8 @@ def choose(suite: Suite, names: Sequence[str]) -> tuple[Benchmark, ...]:
         if name in GONE:
             raise UserError(f"benchmark '{name}': there is none any more; {GONE[name]}")
         if name not in known:
-            raise UserError(f"benchmark '{name}': unknown to '{suite.name}'; choose from {', '.join(known)}")
+            hint = did_you_mean(name, known)
+            raise UserError(f"benchmark '{name}': unknown to '{suite.name}'{hint}; choose from {', '.join(known)}")
     return tuple(known[name] for name in known if name in names) if names else suite.default
 
 
