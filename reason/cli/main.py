@@ -17,6 +17,7 @@ from reason.suggest import did_you_mean
 COMMANDS = {
     "image": "reason.cli.image",
     "generic": "reason.cli.generic",
+    "check": "reason.cli.check",
     "status": "reason.cli.status",
     "score": "reason.score",
     "show": "reason.show",

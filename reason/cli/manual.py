@@ -7,6 +7,7 @@ NAME
 SYNOPSIS
     python -m reason image   --vocabulary V --images DIR --model DIR [options]
     python -m reason generic --vocabulary V --model DIR [options]
+    python -m reason check   FILE [--vocabulary V]
     python -m reason status  [FOLDER ...]
     python -m reason score   --results DIR --labels DIR --vocabulary V
     python -m reason show    IMAGE ... --results DIR
@@ -19,6 +20,7 @@ DESCRIPTION
 COMMANDS
     image     one file of reasons for every image of a folder
     generic   one file of reasons for all classes of a vocabulary
+    check     what is wrong in a file of reasons, of any origin: format, rules, classes that are missing
     status    what is done, failed and left in folders of results, at which rate, by whom; how many name no class
     score     which classes of the label maps the model found: recall and precision of its candidates
     show      the reasons beside their image, as an HTML page
@@ -68,7 +70,7 @@ FILES
 
 EXIT STATUS
     0    all is done
-    1    some images or classes failed; they are listed
+    1    some images or classes failed, or check found something; they are listed
     2    something is wrong with what was given, or no space is left
     3    the engine is gone; the same command continues
     130  interrupted (143: terminated); the same command continues
