@@ -104,7 +104,7 @@ class PlaneFold:
         if prompts.by_other_names:
             notes.announce(
                 "other names",
-                f"{path}: {prompts.by_other_names[0]!r} is found by a name of the other list (docs/numerics_sed.md, "
-                "section 8); further cases are only counted",
+                f"{path}: {prompts.by_other_names[0]!r} is found by a name of the other list "
+                "(docs/numerics_sed.md section 8); further cases are only counted",
             )
         return None
