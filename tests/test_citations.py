@@ -44,7 +44,9 @@ def dead_documents(text: str, name: str) -> list[str]:
 def dead_paths(text: str, name: str) -> list[str]:
     """What looks like a path inside the repository (a known top folder, a slash, no placeholder) and is nowhere."""
     dead = []
-    for path in sorted(set(re.findall(r"(?<![\w/.:<>{}*$-])(?:\.\.?/)*[A-Za-z_][\w.-]*(?:/[\w.-]+)+/?", text))):
+    # A path that goes on with a placeholder is none yet.
+    pattern = r"(?<![\w/.:<>{}*$-])(?:\.\.?/)*[A-Za-z_][\w.-]*(?:/[\w.-]+)+/?(?![\w/.{<*$-])"
+    for path in sorted(set(re.findall(pattern, text))):
         if not re.match(rf"^(\.\.?/)*({TOPS})/", path) or path.rpartition("/")[2] in WRITTEN_BY_RUNS:
             continue
         clean = path.rstrip("./").removeprefix("./")
