@@ -226,5 +226,6 @@ def build_network(cfg: CfgNode, *, training: bool = False) -> MAFT_Plus:
             check_training_vocabulary(cfg)
         model = architecture(cfg, learning=training)
     except KeyError as error:
-        raise UserError(f"{error.args[0]}; this project registers MAFT_Plus, SED, and both with _Reason") from error
+        known = "MAFT_Plus, MAFT_Plus_Reason, SED, SED_Reason"
+        raise UserError(f"{error.args[0]}; this project registers {known}") from error
     return model.to(torch.device(cfg.MODEL.DEVICE)).eval()

@@ -21,6 +21,7 @@ from torch import nn
 
 from maft.errors import UserError, run_command
 from maft.launch import main, parse_arguments
+from maft.modeling.maft_plus import MAFTPlus
 from maft.training.loop import Run, train
 from maft.weights import saving as checkpoints
 from maft.weights.loading import load_for_evaluation
@@ -32,6 +33,7 @@ class Mean(nn.Module):
     """Losses that are means over the pictures of a batch, with noise as the network has it."""
 
     backbone_t = None
+    rate_group = staticmethod(MAFTPlus.rate_group)
 
     def __init__(self) -> None:
         super().__init__()
