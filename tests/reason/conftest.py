@@ -51,10 +51,13 @@ PHOTOGRAPHS = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that kill the shared server come last, so that it need not be started again for others.
 
-    Among them, those that start it again come first.
+    Among them, those that start it again come first. Tests that open and close a vLLM of their own in this process come
+    after all others: the shared one does not survive that.
     """
 
     def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("own_vllm"):
+            return 3
         marker = item.get_closest_marker("kills_server")
         if marker is None:
             return 0

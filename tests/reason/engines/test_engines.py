@@ -282,6 +282,7 @@ def test_transformers_works_in_its_default_form(tiny_model: Path, photos: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.own_vllm
 @pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
 def test_both_grammar_backends_of_vllm_take_the_real_schemas(
     tiny_model: Path, photos: Path, backend: str, monkeypatch: pytest.MonkeyPatch
