@@ -130,7 +130,7 @@ def test_an_interrupt_stops_with_what_is_finished(vllm_engine: VllmEngine, photo
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     summary, store, survey = run_job(job, vllm_engine, tmp_path / "out")
     thread.join()
@@ -169,7 +169,7 @@ def test_images_of_another_process_are_waited_for_and_inherited(
         time.sleep(0.7)
         process.kill()
 
-    thread = threading.Thread(target=end)
+    thread = threading.Thread(target=end, daemon=True)
     thread.start()
     summary, _, survey = run_job(job_of(images), vllm_engine, tmp_path)
     thread.join()
