@@ -120,6 +120,12 @@ install_requirements() {
   "$PY" -m pip install --compile "$@" >>"$LOG" 2>&1
 }
 
+put_on_path() { # $1 a name, $2 a folder: the environment's Python imports from it; the name's earlier folder is dropped
+  local site
+  site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || return 1
+  printf '%s\n' "$2" >"$site/$1.pth.tmp" && mv "$site/$1.pth.tmp" "$site/$1.pth"
+}
+
 make_packages() { # $1 how large they are, $2 a note for the stamp, then options for the installation
   local interpreter version size="$1" note="$2" lock arguments=("${@:3}")
   if [ -e "$VENV" ] && [ ! -d "$STAMPS" ]; then
@@ -137,17 +143,16 @@ make_packages() { # $1 how large they are, $2 a note for the stamp, then options
   for lock in "${builds[@]}"; do arguments+=(-c "$lock"); done
   "$interpreter" -m venv "$VENV" >>"$LOG" 2>&1 || stage_fail "the virtual environment cannot be made"
   install_requirements "${arguments[@]}" || stage_fail "the packages cannot be installed"
+  # Scripts and notebooks of any folder then find maft and reason in this environment.
+  put_on_path openseg_r "$ROOT" || stage_fail "the checkout cannot be put on the Python path"
   stage_end
   stamp_write packages "$(packages_key "$version")" "$note"
 }
 
 # ----------------------------------------------------------------------------------------------------------- detectron2
 
-put_on_path() { # $1 a folder that holds the package detectron2; fails where the package does not import from there
-  local site
-  site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || return 1
-  printf '%s\n' "$1" >"$site/openseg_r_detectron2.pth.tmp" || return 1
-  mv "$site/openseg_r_detectron2.pth.tmp" "$site/openseg_r_detectron2.pth" || return 1
+take_detectron2_from() { # $1 a folder that holds the package; fails where the package does not import from there
+  put_on_path openseg_r_detectron2 "$1" || return 1
   (
     cd / && "$PY" -c '
 import pathlib, sys
@@ -176,7 +181,7 @@ fetch_detectron2() {
 install_real() {
   local target="$VENV/src/detectron2"
   fetch_detectron2 "$target" || return 1
-  put_on_path "$target" || { why="its source does not import here"; return 1; }
+  take_detectron2_from "$target" || { why="its source does not import here"; return 1; }
 }
 
 make_detectron2() {
@@ -203,11 +208,11 @@ make_detectron2() {
     subset) note="subset in compat/, as asked" ;;
     *)
       choice="$(cd "$choice" && pwd)"
-      put_on_path "$choice" || stage_fail "the detectron2 in $choice does not import"
+      take_detectron2_from "$choice" || stage_fail "the detectron2 in $choice does not import"
       note="real, from $choice"
       ;;
   esac
-  case "$note" in subset*) put_on_path "$ROOT/compat" || stage_fail "the subset in compat/ does not import" ;; esac
+  case "$note" in subset*) take_detectron2_from "$ROOT/compat" || stage_fail "the subset in compat/ does not import" ;; esac
   stage_end "$note"
   stamp_write detectron2 "$1" "$note"
 }
