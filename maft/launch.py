@@ -19,7 +19,16 @@ from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, run_command
 from maft.files import check_folder
 from maft.meta_arch import build_network
-from maft.run import check_datasets, check_inputs, check_weights, choose_device, evaluate_all, register_datasets, show
+from maft.run import (
+    check_datasets,
+    check_inputs,
+    check_weights,
+    choose_device,
+    evaluate_all,
+    register_datasets,
+    say_vocabularies,
+    show,
+)
 from maft.training.checks import check_training
 from maft.training.log import flat_metrics
 from maft.training.loop import train
@@ -44,6 +53,7 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     default_setup(cfg, arguments)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
+    say_vocabularies(cfg, *(("TEST",) if arguments.eval_only else ("TRAIN", "TEST")))
     model = build_network(cfg, training=not arguments.eval_only)
     if arguments.eval_only:
         load_for_evaluation(cfg, model)

@@ -27,6 +27,7 @@ from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
 from maft.text.prompts import MODES, Prompts, match_reasons, mixed_prompts
 from maft.text.rows import Classifier, Origin, RowFold
+from maft.text.tokens import describe_cut, describe_doubles, doubles
 from maft.weights.checkpoint import load_model_weights
 from reason.triplets import Reason
 from reason.vocabulary import Vocabulary
@@ -109,6 +110,7 @@ class Segmentor:
         encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
         self._bank = FeatureBank(encoder, self._fold.templates, bank)
         self._kept: tuple[object, Classifier] | None = None
+        self._said: set[object] = set()
 
     @overload
     def __call__(
@@ -178,9 +180,22 @@ class Segmentor:
         key = (vocabulary.synonyms, given.kind, tuple(given.reasons.items()))
         if self._kept is None or self._kept[0] != key:
             prompts, origin = self._prompts(vocabulary.synonyms, given)
+            self._warn(vocabulary.synonyms, prompts.sentences)
             features = self._bank.get(prompts.sentences)
             self._kept = (key, self._fold.fold(features, prompts, len(vocabulary), origin))
         return self._kept[1]
+
+    def _warn(self, synonyms: tuple[tuple[str, ...], ...], sentences: tuple[str, ...]) -> None:
+        """Say which classes and sentences CLIP does not read as they are meant, once each."""
+        tokens = self._bank.encoder.tokens
+        if synonyms not in self._said:
+            self._said.add(synonyms)
+            for line in describe_doubles(synonyms, doubles(synonyms, tokens, averaged=self._fold.averages_names)):
+                logger.warning("classes: %s", line)
+        cut = [text for text in tokens.cut(sentences) if text not in self._said]
+        self._said.update(cut)
+        if cut:
+            logger.warning("%s", describe_cut(cut, len(sentences), tokens.most))
 
     def _prompts(self, synonyms: Sequence[Sequence[str]], given: GivenReasons) -> tuple[Prompts, Origin]:
         if given.kind == "image":
@@ -211,9 +226,7 @@ class Seen:
     view: View
     name: str | None = None
 
-    def segment(
-        self, classes: ClassesLike, reasons: ReasonsLike = None, *, things: Sequence[str] = ()
-    ) -> Result:
+    def segment(self, classes: ClassesLike, reasons: ReasonsLike = None, *, things: Sequence[str] = ()) -> Result:
         """Segment the image by these classes; arguments and errors are those of `Segmentor.__call__`."""
         vocabulary = read_classes(classes, things)
         given = read_reasons(reasons, vocabulary, self.name)
@@ -225,9 +238,7 @@ class Seen:
             results = self.segmentor.network.results(self.view, classifier, size, vocabulary.thing_indices)
         return self._result(vocabulary, given, classifier, results)
 
-    def _result(
-        self, vocabulary: Vocabulary, given: GivenReasons, classifier: Classifier, results: Results
-    ) -> Result:
+    def _result(self, vocabulary: Vocabulary, given: GivenReasons, classifier: Classifier, results: Results) -> Result:
         scores = results["sem_seg"].float()
         segments, segment_map = None, None
         if "panoptic_seg" in results:

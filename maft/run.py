@@ -37,6 +37,7 @@ from maft.evaluation.sources import hash_sources
 from maft.files import check_folder
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.meta_arch.parts import reason_settings
+from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
@@ -70,6 +71,7 @@ def evaluate_config(
     choose_device(cfg, num_gpus=1)
     check_inputs(cfg)
     cfg.freeze()
+    say_vocabularies(cfg, "TEST")
     model = build_network(cfg)
     load_for_evaluation(cfg, model)
     return evaluate_all(cfg, model, config_file, resume=resume, evaluator=evaluator)
@@ -133,6 +135,17 @@ def check_datasets(cfg: CfgNode, *keys: str) -> None:
                     f"known are {', '.join(dataset_names())}; "
                     "DATASETS.REGISTER names modules that know others (datasets/README.md)"
                 )
+
+
+def say_vocabularies(cfg: CfgNode, *keys: str) -> None:
+    """Log the vocabularies of the data sets of DATASETS.TRAIN or DATASETS.TEST, before anything takes long.
+
+    Raises:
+        UserError: see `registered_vocabulary`.
+    """
+    for key in keys:
+        for name in cfg.DATASETS[key]:
+            logger.info("%s", registered_vocabulary(name, f"DATASETS.{key}").summary)
 
 
 def check_weights(cfg: CfgNode) -> None:

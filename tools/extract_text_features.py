@@ -140,8 +140,8 @@ def _job(vocabulary: Vocabulary, generic: Path | None, folders: Sequence[Path], 
     return Job(vocabulary, generic, tuple(files[name] for name in sorted(files)))
 
 
-def fill_bank(job: Job, cfg: CfgNode, bank: FeatureBank) -> int:
-    """Encode all sentences of a job that the bank lacks; returns how many there were."""
+def fill_bank(job: Job, cfg: CfgNode, bank: FeatureBank) -> tuple[int, int]:
+    """Encode all sentences of a job that the bank lacks; returns how many, and how many CLIP reads in part."""
     encoded = 0
     folders = list(dict.fromkeys(path.parent for path in job.files))
     fold = RowFold(templates=cfg.MODEL.REASON.TEMPLATES, num_des=cfg.MODEL.NUM_DES)
@@ -153,7 +153,7 @@ def fill_bank(job: Job, cfg: CfgNode, bank: FeatureBank) -> int:
         # A reason file is found by its own name as well as by its image's.
         names = [path.name for path in job.files if path.parent == folder]
         encoded += source.warm_up(job.vocabulary.name, synonyms, names)
-    return encoded
+    return encoded, source.cut
 
 
 class FeatureWriter:
@@ -262,14 +262,17 @@ def extract(arguments: argparse.Namespace) -> int:
         raise UserError("MODEL.REASON.BANK_DIR: empty, so nothing would be kept; name a folder, or use --format json")
     device = choose_device(arguments.device)
     jobs = find_jobs(arguments, cfg)
+    for job in jobs:
+        print(job.vocabulary.summary, flush=True)
     encoder = load_text_encoder(
         clip_architecture(cfg), cfg.MODEL.WEIGHTS, device=device, batch_size=arguments.batch_size
     )
     options = {"storage_dtype": cfg.MODEL.REASON.BANK_DTYPE}
     with FeatureBank(encoder, cfg.MODEL.REASON.TEMPLATES, cfg.MODEL.REASON.BANK_DIR or None, **options) as bank:
         for job in jobs:
-            encoded = fill_bank(job, cfg, bank)
-            print(f"{job.vocabulary.name}: {len(job.files)} images, {encoded} new sentences, bank {bank.folder}")
+            encoded, cut = fill_bank(job, cfg, bank)
+            ends = f", {cut} sentences cut after {encoder.tokens.most} CLIP tokens" if cut else ""
+            print(f"{job.vocabulary.name}: {len(job.files)} images, {encoded} new sentences{ends}, bank {bank.folder}")
             if arguments.format == "json":
                 counts = write_json(job, cfg, bank, arguments.num_workers)
                 summary = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from maft.errors import UserError
 from maft.text.prefixes import causal_transformer, is_plain_block, prefix_tree
+from maft.text.tokens import Tokenizer, Tokens
 from maft.weights.checkpoint import load_weights
 from maft.weights.seeding import SEEDED, is_seeded_entry, seeded_entry
 
 logger = logging.getLogger(__name__)
-
-Tokenizer = Callable[[list[str]], Tensor]
 
 TEXT_PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 """The modules and parameters of an open_clip CLIP that make up its text tower."""
@@ -45,6 +44,10 @@ class TextEncoder(Protocol):
     def fingerprint(self) -> str:
         """Hexadecimal digits; different whenever the same sentence may get another feature."""
 
+    @property
+    def tokens(self) -> Tokens:
+        """What is read of a text."""
+
     def encode(self, sentences: Sequence[str]) -> Tensor:
         """(N, E) float32 features on the CPU, not normalised."""
 
@@ -61,7 +64,7 @@ class CLIPTextEncoder:
         Args:
             clip_model: an open_clip CLIP, or its TextTransformer alone. It stays the caller's: weights may be loaded
                 and devices changed later. Its training mode is left alone (the text tower has no dropout).
-            tokenizer: list of texts -> (N, context length) token ids, the end-of-text id being the largest.
+            tokenizer: see `maft.text.tokens.Tokenizer`.
             batch_size: sentences in one forward pass.
 
         Raises:
@@ -73,8 +76,14 @@ class CLIPTextEncoder:
         # In a tuple, so that a module that keeps this encoder does not register the tower a second time.
         self._model: tuple[Any] = (clip_model,)
         self._tokenizer = tokenizer
+        self._tokens = Tokens(tokenizer)
         self._batch_size = batch_size
         self._fingerprint: tuple[tuple[tuple[int, int, torch.dtype], ...], str] | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        """What is read of a text."""
+        return self._tokens
 
     @property
     def model(self) -> nn.Module:

@@ -50,6 +50,8 @@ class PlaneFold:
         UserError: unknown design or template set, or a bad number of attributes.
     """
 
+    averages_names = True
+
     def __init__(
         self,
         *,

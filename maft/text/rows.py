@@ -78,6 +78,8 @@ class RowFold:
         UserError: unknown mode or template set, or a bad number of attributes.
     """
 
+    averages_names = False
+
     def __init__(
         self,
         *,

@@ -14,6 +14,7 @@ from maft.errors import UserError
 from maft.text.bank import FeatureBank
 from maft.text.notes import Notes
 from maft.text.rows import Origin
+from maft.text.tokens import describe_cut, describe_doubles, doubles
 from reason.triplets import Reason, find_image_file, load_generic, load_image
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Fold(Protocol[P, C_co]):
     """How a network turns names and reasons into sentences, and their features into its text input."""
 
     num_des: int
+    averages_names: bool
 
     def plain(self, synonyms: Sequence[Sequence[str]]) -> P:
         """The sentences of class names alone."""
@@ -118,6 +120,8 @@ class TextSource(Generic[P, C]):
         self._fallback = fallback
         self._generic_reasons: dict[str, Reason] | None = None
         self._per_vocabulary: dict[Synonyms, C] = {}
+        self._looked_at: set[Synonyms] = set()
+        self._cut: set[str] = set()
         self.notes = Notes()
 
     @property
@@ -138,6 +142,7 @@ class TextSource(Generic[P, C]):
             TripletError: a reason file is malformed.
         """
         names, counts = _freeze(synonyms), self.notes.counts
+        self._look_at(names)
         if not self._reasons or image_file is None:
             counts["generic" if self._reasons else "plain"] += 1
             return self._shared(names)
@@ -150,6 +155,11 @@ class TextSource(Generic[P, C]):
         counts["image"] += 1
         stored = self._fold.stored(path, prompts, len(names), self._bank, self.notes)
         return self._build(prompts, names, "image") if stored is None else stored
+
+    @property
+    def cut(self) -> int:
+        """Different sentences so far that are longer than CLIP reads."""
+        return len(self._cut)
 
     def flush(self) -> None:
         """Write what the bank holds in memory only; call it at the end of a data set.
@@ -165,8 +175,9 @@ class TextSource(Generic[P, C]):
         "image", "plain", "generic" (asked for without an image), "generic_missing_file", "generic_no_class": images by
         what they got; they sum to the calls. Over image-specific files, and once for the generic one of a vocabulary:
         "padded_attributes" (classes whose attributes were repeated to NUM_DES), "empty_attributes" (classes left out
-        for want of any), "ignored_keys" (keys that are no class of the vocabulary). "feature_files": images whose rows
-        were read; "feature_files_ignored": not read because of `aligned` mode. Counts of zero are left out.
+        for want of any), "ignored_keys" (keys that are no class of the vocabulary), "cut_sentences" (longer than CLIP
+        reads). "feature_files": images whose rows were read; "feature_files_ignored": not read because of `aligned`
+        mode. Counts of zero are left out.
         """
         return self.notes.usage()
 
@@ -188,6 +199,7 @@ class TextSource(Generic[P, C]):
             UserError, TripletError: as `classifier`, and if the bank cannot be written.
         """
         names = _freeze(synonyms)
+        self._look_at(names)
         images = list(image_files) if self._reasons else []
         encoded = 0
         shared_needed = not images
@@ -202,12 +214,14 @@ class TextSource(Generic[P, C]):
                 pending.update(dict.fromkeys(sentences or ()))
                 waiting += 1
                 if len(pending) >= _WARM_UP_SENTENCES or number == len(images):
+                    self._say_cut(list(pending))
                     encoded += self._bank.prefetch(pending)
                     bar.update(waiting)
                     pending.clear()
                     waiting = 0
         if shared_needed:
             shared = dict.fromkeys(self._shared_prompts(names).sentences)
+            self._say_cut(list(shared))
             with tqdm(total=len(shared), desc=f"classes of {title}", unit="sentence", disable=not progress) as bar:
                 encoded += self._bank.prefetch(shared, bar.update)
         self._bank.flush()
@@ -247,7 +261,29 @@ class TextSource(Generic[P, C]):
     def _image_prompts(self, names: Synonyms, path: Path) -> P | None:
         return self._fold.image(names, load_image(path).reasons, str(path))
 
+    def _look_at(self, names: Synonyms) -> None:
+        """Say, once a vocabulary, which classes CLIP cannot tell apart by their names."""
+        if names in self._looked_at:
+            return
+        self._looked_at.add(names)
+        for line in describe_doubles(
+            names, doubles(names, self._bank.encoder.tokens, averaged=self._fold.averages_names)
+        ):
+            logger.warning("%s", line)
+
+    def _say_cut(self, sentences: Sequence[str]) -> int:
+        """How many of these sentences are longer than CLIP reads; the first time there are any, that is said."""
+        tokens = self._bank.encoder.tokens
+        cut = tokens.cut(sentences)
+        self._cut.update(cut)
+        if cut:
+            self.notes.announce(
+                "cut", f"{describe_cut(cut, len(sentences), tokens.most)}; further cases are only counted"
+            )
+        return len(cut)
+
     def _build(self, prompts: P, names: Synonyms, origin: Origin) -> C:
+        self.notes.counts["cut_sentences"] += self._say_cut(prompts.sentences)
         distinct = len(set(prompts.sentences))
         with tqdm(
             total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR, leave=False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maft.text.encoder import CLIPTextEncoder
+from maft.text.tokens import Tokens
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
@@ -45,6 +46,10 @@ class CountingEncoder:
     @property
     def fingerprint(self) -> str:
         return self.encoder.fingerprint
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.encoder.tokens
 
     def encode(self, sentences: Sequence[str]) -> Tensor:
         self.asked.extend(sentences)
