@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
+import lzma
 import os
 import pickle
 import zipfile
@@ -59,6 +62,88 @@ def test_every_published_form_loads(tmp_path: Path, state: dict[str, torch.Tenso
         assert torch.equal(value, state[name])
 
 
+WRAPPED = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "a compiled part": lambda name: name.replace("backbone.", "backbone._orig_mod."),
+    "compiled, then distributed": lambda name: f"module._orig_mod.{name}",
+    "Lightning": lambda name: f"model.{name}",
+    "all of them": lambda name: f"model.module._orig_mod.{name}",
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", None])
+def test_what_wrappers_put_before_names_is_taken_off(
+    tmp_path: Path, state: dict[str, torch.Tensor], wrapper: str, key: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapped = {WRAPPED[wrapper](name): value for name, value in state.items()}
+    torch.save({key: wrapped} if key else wrapped, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        found = loaded(tmp_path / "w.pth")
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
+    assert caplog.text.count("taken off") == 1
+
+
+def test_names_without_wrappers_are_not_spoken_of(tmp_path: Path, state: dict[str, torch.Tensor], caplog) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        loaded(tmp_path / "w.pth")
+    assert "taken off" not in caplog.text
+
+
+def test_two_models_in_one_state_dict(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save(state | {f"module.{name}": value for name, value in state.items()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: holds void_embedding\.weight twice|holds backbone\.weight twice"):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_values_that_are_not_finite_are_named(
+    tmp_path: Path, state: dict[str, torch.Tensor], value: float, ending: str
+) -> None:
+    state["backbone.weight"][0, :2] = value
+    state["void_embedding.weight"][0, 0] = value
+    path = tmp_path / f"w{ending}"
+    save_file(state, path) if ending == ".safetensors" else torch.save({"model": state}, path)
+    with pytest.raises(
+        UserError, match=r"3 values are NaN or infinite, in 2 of 3 entries, the first in backbone\.weight"
+    ):
+        load_weights(path)
+
+
+def test_a_causal_mask_may_have_minus_infinity(tmp_path: Path) -> None:
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    torch.save({"clip_model.attn_mask": mask}, tmp_path / "w.pth")
+    assert torch.equal(load_weights(tmp_path / "w.pth")["clip_model.attn_mask"], mask)
+    torch.save({"clip_model.attn_mask": mask * 0}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="NaN or infinite"):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_a_program_is_called_one(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    """OpenAI's CLIP files are TorchScript; the remedy that the message gives works."""
+    network = nn.Linear(3, 2)
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3)), tmp_path / "traced.pt")
+    with pytest.raises(UserError, match=r"traced\.pt: a TorchScript program.*state_dict\(\)") as caught:
+        load_weights(tmp_path / "traced.pt")
+    assert "truncated" not in str(caught.value)
+    torch.save(torch.jit.load(tmp_path / "traced.pt").state_dict(), tmp_path / "weights.pth")
+    assert torch.equal(load_weights(tmp_path / "weights.pth")["weight"], network.weight)
+    torch.export.save(torch.export.export(network, (torch.zeros(1, 3),)), tmp_path / "exported.pt2")
+    with pytest.raises(UserError, match=r"exported\.pt2: an exported program"):
+        load_weights(tmp_path / "exported.pt2")
+    torch.save(torch.export.load(tmp_path / "exported.pt2").state_dict, tmp_path / "weights.pth")
+    assert torch.equal(load_weights(tmp_path / "weights.pth")["bias"], network.bias)
+
+
+def test_the_content_decides_not_the_ending(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "renamed.pth")
+    torch.save({"model": state}, tmp_path / "renamed.safetensors")
+    for name in ("renamed.pth", "renamed.safetensors"):
+        assert set(loaded(tmp_path / name)) == set(state)
+
+
 def test_the_teacher_of_training_is_left_out(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save({"model": state | {"backbone_t.clip_model.logit_scale": torch.tensor(1.0)}}, tmp_path / "w.pth")
     assert set(loaded(tmp_path / "w.pth")) == set(state)
@@ -106,6 +191,10 @@ def test_a_truncated_file_is_named(tmp_path: Path, state: dict[str, torch.Tensor
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
         (b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>", "web page"),
         (b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
+        (gzip.compress(b"weights"), r"compressed \(gzip\): unpack"),
+        (lzma.compress(b"weights"), r"compressed \(xz\): unpack"),
+        (b"GGUF\x03\x00\x00\x00", "another format, GGUF"),
+        (b'{"metadata": {}, "weight_map": {}}', "a JSON text, such as the index"),
         (b"just some text", "truncated, or not a PyTorch checkpoint"),
         (pickle.dumps({"epoch": 3}), "refused.*save its state dict alone"),
     ],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.weights.impostors import impostor, read_head
+from maft.weights.impostors import impostor, is_safetensors, read_head
 from maft.weights.seeding import SEEDED, seed_module
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,14 @@ _PLAIN_NUMPY: list[Any] = [
 
 TensorT = TypeVar("TensorT")
 
+_UNDER = ("model", "state_dict", "model_state_dict")
+"""Where a checkpoint keeps its state dict, beside a training's state."""
+
+_WRAPPERS = ("module", "model")
+_COMPILED = "_orig_mod"
+"""What stands before names: of DistributedDataParallel; of a training module around the model; of torch.compile, which
+also stands between, where a part was compiled."""
+
 _LISTED = 4
 _GET_WEIGHTS = "see pretrained/README.md for where to get the published files"
 
@@ -43,20 +51,60 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict on the CPU.
 
     Args:
-        path: a .safetensors file, or a .pth/.pt file that holds a state dict or a dictionary with one under "model" or
-            "state_dict" (training states beside it are ignored).
+        path: a .safetensors file, or a .pth/.pt file that holds a state dict or a dictionary with one under a key of
+            `_UNDER` (training states beside it are ignored).
 
     Returns:
-        Name -> tensor, with a leading "module." (from DistributedDataParallel) taken off.
+        Name -> tensor, with what wrappers put before the names taken off (`_WRAPPERS`, "_orig_mod." anywhere).
 
     Raises:
-        UserError: the file is missing, truncated, a git-lfs pointer, a web page, carries code, or holds no state dict.
+        UserError: the file is missing, truncated, a git-lfs pointer, a web page, a program, carries code, holds no
+            state dict, or has values that are not finite.
     """
     content = read_checkpoint(path)
-    state = content.get("model", content.get("state_dict", content))
+    state = next((content[key] for key in _UNDER if key in content), content)
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
-    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    named = _unwrapped(path, {str(name): value for name, value in state.items() if isinstance(value, Tensor)})
+    _check_finite(path, named)
+    return named
+
+
+def _unwrapped(path: str | Path, state: Mapping[str, TensorT]) -> dict[str, TensorT]:
+    """The entries without what wrappers put before their names; said where there was something."""
+    found: dict[str, TensorT] = {}
+    wrappers: dict[str, None] = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        bare = [part for part in parts if part != _COMPILED]
+        while len(bare) > 1 and bare[0] in _WRAPPERS:
+            wrappers[f"{bare.pop(0)}."] = None
+        if _COMPILED in parts:
+            wrappers[f"{_COMPILED}."] = None
+        short = ".".join(bare)
+        if short in found:
+            raise UserError(f"{path}: holds {short} twice, under different wrappers; save the state dict of one model")
+        found[short] = value
+    if wrappers:
+        logger.info("%s: names have %s before them, from a wrapper of the model; taken off", path, ", ".join(wrappers))
+    return found
+
+
+def _check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    bad: dict[str, int] = {}
+    for name, value in state.items():
+        if not value.is_floating_point() or torch.isfinite(value).all():
+            continue
+        # A causal mask is made of zeros and -inf.
+        wrong = value.isnan() | value.isposinf() if name.endswith("attn_mask") else ~value.isfinite()
+        if count := int(wrong.sum()):
+            bad[name] = count
+    if bad:
+        first = next(iter(bad))
+        raise UserError(
+            f"{path}: {sum(bad.values())} values are NaN or infinite, in {len(bad)} of {len(state)} entries, the first "
+            f"in {first}; the training that wrote it diverged, or the file is damaged: take an earlier checkpoint"
+        )
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
@@ -68,20 +116,22 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weight file; {_GET_WEIGHTS}, or set MODEL.WEIGHTS to your own")
-    _refuse_impostors(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    head = _head_of_weights(path)
+    content = _read_safetensors(path) if is_safetensors(head) else _read_pickle(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
     return content
 
 
-def _refuse_impostors(path: Path) -> None:
+def _head_of_weights(path: Path) -> bytes:
+    """The first bytes of a file that may hold weights."""
     try:
-        found = impostor(read_head(path))
+        head = read_head(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if found:
+    if found := impostor(head):
         raise UserError(f"{path}: {found}; {_GET_WEIGHTS}")
+    return head
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -92,8 +142,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
-    if inside := _archive_without_weights(path):
-        raise UserError(f"{path}: an archive that holds {inside}; unpack it and name the file inside")
+    _refuse_archives(path)
     try:
         with torch.serialization.safe_globals(_PLAIN_NUMPY), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -111,18 +160,33 @@ def _read_pickle(path: Path) -> object:
         raise _truncated(path) from error
 
 
-def _archive_without_weights(path: Path) -> str:
-    """The first members of a zip archive that torch.save did not write, such as a zipped folder; "" for other files."""
+def _refuse_archives(path: Path) -> None:
+    """Stop at a zip archive that torch.save did not write: a program, or a zipped folder.
+
+    Raises:
+        UserError: it is one.
+    """
     if not zipfile.is_zipfile(path):
-        return ""
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError):
-        return ""  # what is wrong with it is said by whoever reads it
-    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        return ""
-    return f"{', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}" or "nothing"
+        return  # what is wrong with it is said by whoever reads it
+    inside = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        raise UserError(
+            f"{path}: a TorchScript program (torch.jit.save), not a checkpoint; if you trust it, write its weights "
+            f"with torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pth')"
+        )
+    if "archive_format" in inside:
+        raise UserError(
+            f"{path}: an exported program (torch.export.save), not a checkpoint; if you trust it, write its weights "
+            f"with torch.save(torch.export.load('{path.name}').state_dict, 'weights.pth')"
+        )
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        listed = f"{', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}" or "nothing"
+        raise UserError(f"{path}: an archive that holds {listed}; unpack it and name the file inside")
 
 
 def _is_plain_pickle(path: Path) -> bool:
