@@ -83,7 +83,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": (0.0, "panoptic: part of its mask that a segment must keep"),
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": (
         False,
-        "resize masks instead of class maps to the picture's size (always so with panoptic or instance results)",
+        "resize masks instead of class maps to the image's size (always so with panoptic or instance results)",
     ),
     "TEST.BATCH_SIZE": (1, "images a batch and process; results do not depend on it"),
     "TEST.SAVE_PREDICTIONS": (False, "write every prediction under OUTPUT_DIR/inference/<data set>/"),
@@ -129,13 +129,13 @@ KEYS: dict[str, tuple[Any, str]] = {
     "INPUT.DATASET_MAPPER_NAME": (
         "mask_former_semantic",
         "what is learnt and evaluated: class maps (mask_former_semantic, coco_semantic_lsj) or panoptic segments "
-        "(mask_former_panoptic, coco_panoptic_lsj); in training also how pictures change (lsj: large-scale jitter)",
+        "(mask_former_panoptic, coco_panoptic_lsj); in training also how images change (lsj: large-scale jitter)",
     ),
     "INPUT.COLOR_AUG_SSD": (False, "mask_former mappers: change brightness, contrast, saturation and hue as SSD does"),
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "INPUT.CROP: how much of a crop one class may cover"),
-    "INPUT.SIZE_DIVISIBILITY": (-1, "mask_former mappers: pad training pictures to a multiple of this; -1 does not"),
+    "INPUT.SIZE_DIVISIBILITY": (-1, "mask_former mappers: pad training images to a multiple of this; -1 does not"),
     "INPUT.IMAGE_SIZE": (1024, "lsj mappers: side of the square that the network is trained on"),
-    "INPUT.MIN_SCALE": (0.1, "lsj mappers: pictures are fitted into a square of IMAGE_SIZE times this at least"),
+    "INPUT.MIN_SCALE": (0.1, "lsj mappers: images are fitted into a square of IMAGE_SIZE times this at least"),
     "INPUT.MAX_SCALE": (2.0, "and this at most"),
     # Losses
     "MODEL.MASK_FORMER.DEEP_SUPERVISION": (True, "losses for the predictions of all layers of the decoder"),

@@ -139,7 +139,7 @@ def read_label_map(path: str | Path, num_classes: int, ignore_label: int) -> NDA
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
         raise UserError(
             f"{path}: has mode {mode}, a label map has one channel of integers (8- or 16-bit PNG or TIFF); "
-            "this may be the coloured picture of one"
+            "this may be the coloured image of one"
         )
     labels = labels.astype(np.int32)
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)

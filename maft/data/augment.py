@@ -1,6 +1,6 @@
-"""Random changes of a picture and its labels for training, drawn from a generator that the caller hands in.
+"""Random changes of an image and its labels for training, drawn from a generator that the caller hands in.
 
-What is drawn is a function of that generator alone, so a picture's augmentation can be repeated exactly. The amounts
+What is drawn is a function of that generator alone, so an image's augmentation can be repeated exactly. The amounts
 are those of Mask2Former and MAFT+: shortest-edge resize, crop without a dominating class, SSD's colour changes, flip,
 and large-scale jitter (resize to a random scale, then cut or pad to a square).
 """
@@ -22,7 +22,7 @@ Flip = Literal["none", "horizontal", "vertical"]
 CropType = Literal["relative", "relative_range", "absolute", "absolute_range"]
 
 PADDING = 128
-"""Colour of what is added to a picture, in all channels: about the mean of CLIP's training pictures."""
+"""Colour of what is added to an image, in all channels: about the mean of CLIP's training images."""
 
 CROP_ATTEMPTS = 10
 BRIGHTNESS = 32
@@ -32,7 +32,7 @@ HUE_DEGREES = 36
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture on its way to the network.
+    """An image on its way to the network.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -51,7 +51,7 @@ class Sample:
 
 
 def resize(sample: Sample, height: int, width: int) -> Sample:
-    """Resize to `height` x `width` pixels: the picture bilinearly (antialiased), each label pixel from its nearest."""
+    """Resize to `height` x `width` pixels: the image bilinearly (antialiased), each label pixel from its nearest."""
     if (height, width) == sample.size:
         return sample
     image = np.asarray(Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR))
@@ -82,7 +82,7 @@ def pad(sample: Sample, height: int, width: int) -> Sample:
 
 
 def random_flip(sample: Sample, rng: np.random.Generator, direction: Flip) -> Sample:
-    """Mirror every second picture."""
+    """Mirror every second image."""
     if direction == "none" or rng.random() >= 0.5:
         return sample
     axis = 1 if direction == "horizontal" else 0
@@ -95,9 +95,9 @@ def random_shortest_edge(
     """Resize the shorter side to a random length, unless the longer one would exceed `longest`.
 
     Args:
-        sample: the picture.
+        sample: the image.
         rng: where randomness comes from.
-        lengths: pixels to choose from, or (lowest, highest) for `style` "range"; a length of 0 leaves the picture.
+        lengths: pixels to choose from, or (lowest, highest) for `style` "range"; a length of 0 leaves the image.
         longest: pixels.
         style: how the length is drawn.
     """
@@ -120,9 +120,9 @@ def random_crop(
     """Cut a random window, such that no class covers too much of it, if ten attempts find one.
 
     Args:
-        sample: the picture.
+        sample: the image.
         rng: where randomness comes from.
-        crop_type: what `amount` means: (height, width) as a share of the picture ("relative"), as the lowest share
+        crop_type: what `amount` means: (height, width) as a share of the image ("relative"), as the lowest share
             ("relative_range"), in pixels ("absolute"), or (lowest, highest) of both in pixels ("absolute_range").
         amount: see `crop_type`.
         largest_share: what one class may cover of the window's pixels that have a class; 1 asks for nothing.
@@ -194,10 +194,10 @@ def _hue_and_saturation(image: Pixels, degrees: int, factor: float) -> Pixels:
 
 
 def large_scale_jitter(sample: Sample, rng: np.random.Generator, side: int, lowest: float, highest: float) -> Sample:
-    """Fit the picture into a square of a random multiple of `side`, then cut or pad it to `side` x `side` pixels.
+    """Fit the image into a square of a random multiple of `side`, then cut or pad it to `side` x `side` pixels.
 
     Args:
-        sample: the picture.
+        sample: the image.
         rng: where randomness comes from.
         side: pixels.
         lowest, highest: range of the multiple.

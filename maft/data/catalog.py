@@ -53,13 +53,13 @@ def register_custom(
     label_extensions: tuple[str, ...] = ("png", "tif", "tiff"),
     ignore_label: int = IGNORE_8BIT,
 ) -> None:
-    """Register a folder of pictures with labels, under the loaders of the built-in data sets.
+    """Register a folder of images with labels, under the loaders of the built-in data sets.
 
     Args:
         name: must not be a built-in one; a name that was registered by this function before is replaced.
         vocabulary: itself, or what `load_vocabulary` takes.
-        image_dir: the pictures.
-        label_dir: label maps named after the pictures; with `panoptic_json`, its PNG.
+        image_dir: the images.
+        label_dir: label maps named after the images; with `panoptic_json`, its PNG.
         panoptic_json: COCO panoptic annotations, with the vocabulary's `dataset_id` (or index) as category.
         semantic_dir: label maps beside panoptic annotations.
         label_extensions: of the label maps; the first one that occurs counts.

@@ -1,7 +1,7 @@
-"""From a record to the model's input in training: picture, augmentation, one mask a class or a segment.
+"""From a record to the model's input in training: image, augmentation, one mask a class or a segment.
 
 Four mappers, by the names of INPUT.DATASET_MAPPER_NAME: what the masks are (classes of a label map, or segments of
-panoptic annotations) times how the picture is changed (resize, crop, colour, flip; or large-scale jitter).
+panoptic annotations) times how the image is changed (resize, crop, colour, flip; or large-scale jitter).
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class EdgeCropColour:
 
     @property
     def one_size(self) -> bool:
-        """Whether all pictures come out alike in size."""
+        """Whether all images come out alike in size."""
         return self.crop is not None and self.crop[0] == "absolute" and self.divisibility > 0
 
     def __call__(self, sample: Sample, rng: np.random.Generator, class_of: Callable[[Sample], Any]) -> Sample:
-        """Change a picture; `class_of` gives the (H, W) class map of a sample, with -1 where there is none."""
+        """Change an image; `class_of` gives the (H, W) class map of a sample, with -1 where there is none."""
         sample = augment.random_shortest_edge(sample, rng, self.lengths, self.longest, self.style)
         if self.crop is not None:
             classes = class_of(sample) if self.largest_share < 1.0 else None
@@ -84,17 +84,17 @@ class Jitter:
     one_size = True
 
     def __call__(self, sample: Sample, rng: np.random.Generator, class_of: Callable[[Sample], Any]) -> Sample:
-        """Change a picture."""
+        """Change an image."""
         sample = augment.random_flip(sample, rng, self.flip)
         return augment.large_scale_jitter(sample, rng, self.side, self.lowest, self.highest)
 
 
 class TrainingMapper:
-    """Read picture and annotation of a record, change both alike, and make masks of the annotation.
+    """Read image and annotation of a record, change both alike, and make masks of the annotation.
 
     Args:
         masks: "classes": one mask a class of the label map; "segments": one a segment that is no crowd.
-        augmentation: what happens to the picture.
+        augmentation: what happens to the image.
         image_format: channel order (INPUT.FORMAT).
     """
 
@@ -127,7 +127,7 @@ class TrainingMapper:
 
     @property
     def one_size(self) -> bool:
-        """Whether all pictures come out alike in size, so that any of them go into one batch without padding."""
+        """Whether all images come out alike in size, so that any of them go into one batch without padding."""
         return self.augmentation.one_size
 
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
@@ -139,11 +139,11 @@ class TrainingMapper:
             rng: all randomness comes from here.
 
         Returns:
-            `image` uint8 (3, H, W); `height` and `width` of the picture as it lies on disk; `file_name`; `meta`;
+            `image` uint8 (3, H, W); `height` and `width` of the image as it lies on disk; `file_name`; `meta`;
             `instances` with `gt_classes` int64 (N,) and `gt_masks` bool (N, H, W), none of them empty. N may be 0.
 
         Raises:
-            UserError: a file is missing, cut off or no image, or picture and annotation differ in size.
+            UserError: a file is missing, cut off or no image, or image and annotation differ in size.
         """
         image = self.reader.read(record["file_name"])
         if self.masks == "classes":
@@ -155,7 +155,7 @@ class TrainingMapper:
         if image.shape[:2] != labels.shape:
             raise UserError(
                 f"{record['file_name']}: has {image.shape[0]} x {image.shape[1]} pixels, its annotation "
-                f"{labels.shape[0]} x {labels.shape[1]}; picture and annotation do not belong together"
+                f"{labels.shape[0]} x {labels.shape[1]}; image and annotation do not belong together"
                 + exif_note(record["file_name"])
             )
         sample = self.augmentation(Sample(image, labels, void), rng, class_of)

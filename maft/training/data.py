@@ -1,4 +1,4 @@
-"""The pictures of a training, read and changed in the order that `maft.training.order` says."""
+"""The images of a training, read and changed in the order that `maft.training.order` says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mapper = Callable[[Record, np.random.Generator], dict[str, Any]]
 
 
 class TrainingSet(Dataset[dict[str, Any] | UserError]):
-    """Records as model inputs, by (number of the picture in the run, index of its record).
+    """Records as model inputs, by (number of the image in the run, index of its record).
 
     Args:
         records: of all training data sets.
@@ -41,7 +41,7 @@ class TrainingSet(Dataset[dict[str, Any] | UserError]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | UserError:
         number, index = item
         try:
-            return self.mapper(self.records[index], generator(self.seed, Stream.PICTURE, number))
+            return self.mapper(self.records[index], generator(self.seed, Stream.IMAGE, number))
         except USER_ERRORS as error:
             # Raised by who reads the batch: a loader process would wrap it into a traceback.
             return UserError(one_line(error))
@@ -55,7 +55,7 @@ def load_batches(
     Args:
         records: of all training data sets.
         mapper: makes a model input of a record and random numbers; it must be importable by loader processes.
-        batches: which pictures.
+        batches: which images.
         seed: the run's.
         workers: loader processes; 0 loads in this one. What is loaded does not depend on it.
 
@@ -77,7 +77,7 @@ def _as_list(batch: list[Any]) -> list[Any]:
 
 
 def batch_size(cfg: CfgNode, processes: int) -> int:
-    """Pictures that one process sends through the network at once.
+    """Images that one process sends through the network at once.
 
     Raises:
         UserError: SOLVER.IMS_PER_BATCH does not divide by processes and SOLVER.ACCUMULATE.
@@ -92,7 +92,7 @@ def batch_size(cfg: CfgNode, processes: int) -> int:
 
 
 def training_records(cfg: CfgNode) -> list[Record]:
-    """The records of DATASETS.TRAIN; with DATALOADER.FILTER_EMPTY_ANNOTATIONS without pictures that have no segment.
+    """The records of DATASETS.TRAIN; with DATALOADER.FILTER_EMPTY_ANNOTATIONS without images that have no segment.
 
     Raises:
         UserError: files are missing or malformed, or nothing is left.
@@ -102,9 +102,9 @@ def training_records(cfg: CfgNode) -> list[Record]:
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         kept = [record for record in records if record.get("segments_info", True)]
         if len(kept) < len(records):
-            logger.info("%d pictures without a segment are left out", len(records) - len(kept))
+            logger.info("%d images without a segment are left out", len(records) - len(kept))
     if not kept:
-        raise UserError(f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: no picture with annotations")
+        raise UserError(f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}: no image with annotations")
     return kept
 
 
@@ -127,6 +127,6 @@ def training_batches(cfg: CfgNode, *, first: int) -> Iterator[list[dict[str, Any
         rank=comm.get_rank(),
         world=comm.get_world_size(),
     )
-    logger.info("%d pictures of %s", len(records), ", ".join(cfg.DATASETS.TRAIN))
+    logger.info("%d images of %s", len(records), ", ".join(cfg.DATASETS.TRAIN))
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     return load_batches(records, mapper, batches, cfg.SEED, workers)

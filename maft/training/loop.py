@@ -126,7 +126,7 @@ class Run:
             run.network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         parts = ", ".join(f"{len(group['params'])} at {group['base_lr']:g}" for group in run.optimizer.param_groups)
         logger.info(
-            "training %s: %d pictures a step; parameters: %s", type(model).__name__, cfg.SOLVER.IMS_PER_BATCH, parts
+            "training %s: %d images a step; parameters: %s", type(model).__name__, cfg.SOLVER.IMS_PER_BATCH, parts
         )
         return run
 

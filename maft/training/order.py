@@ -1,4 +1,4 @@
-"""Which pictures each step sees, and the seeds of everything random in it, as functions of the seed and the step."""
+"""Which images each step sees, and the seeds of everything random in it, as functions of the seed and the step."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Stream(IntEnum):
     """What is drawn; each has random numbers of its own."""
 
     ORDER = 0
-    PICTURE = 1
+    IMAGE = 1
     NETWORK = 2
 
 
 def generator(seed: int, stream: Stream, number: int) -> np.random.Generator:
-    """The random numbers of the epoch, picture or micro-batch `number`."""
+    """The random numbers of the epoch, image or micro-batch `number`."""
     return np.random.default_rng([seed, int(stream), number])
 
 
@@ -38,17 +38,17 @@ def torch_seed(seed: int, number: int) -> int:
 
 
 class BatchOrder:
-    """The pictures of every micro-batch: epoch after epoch, each in an order of its own.
+    """The images of every micro-batch: epoch after epoch, each in an order of its own.
 
-    A micro-batch is what one process sends through the network at once. Where pictures differ in size, portraits and
+    A micro-batch is what one process sends through the network at once. Where images differ in size, portraits and
     landscapes go into different micro-batches, since a batch is padded to its largest height and width; then the few
-    pictures that fill no batch are left out of an epoch, other ones every time.
+    images that fill no batch are left out of an epoch, other ones every time.
 
     Args:
-        size: number of pictures.
-        batch: pictures a micro-batch.
+        size: number of images.
+        batch: images a micro-batch.
         seed: the run's.
-        portrait: whether each picture is higher than wide; None if that makes no difference.
+        portrait: whether each image is higher than wide; None if that makes no difference.
 
     Raises:
         ValueError: nothing to choose from.
@@ -56,13 +56,13 @@ class BatchOrder:
 
     def __init__(self, size: int, batch: int, seed: int, portrait: Sequence[bool] | None = None) -> None:
         if size < 1 or batch < 1:
-            raise ValueError(f"{size} pictures in batches of {batch}")
+            raise ValueError(f"{size} images in batches of {batch}")
         self.size, self.batch, self.seed = size, batch, seed
         self._portrait = None if portrait is None or size < batch else np.asarray(portrait, dtype=bool)
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def __call__(self, number: int) -> list[int]:
-        """The pictures of the micro-batch `number`, as indices."""
+        """The images of the micro-batch `number`, as indices."""
         if self._portrait is not None:
             epoch, place = divmod(number, self.size // self.batch)
             return self._epoch(epoch)[place * self.batch : (place + 1) * self.batch].tolist()
@@ -82,7 +82,7 @@ class BatchOrder:
 
 
 class RankBatches(Sampler[list[tuple[int, int]]]):
-    """The micro-batches of one process from a step on: lists of (number of the picture in the run, its index).
+    """The micro-batches of one process from a step on: lists of (number of the image in the run, its index).
 
     Args:
         order: of all micro-batches.
@@ -107,11 +107,11 @@ class RankBatches(Sampler[list[tuple[int, int]]]):
 
 
 def portraits(records: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether each picture is higher than wide: from its record, else from the head of its file.
+    """Whether each image is higher than wide: from its record, else from the head of its file.
 
     A file that cannot be read counts as landscape here; who loads it says what is wrong.
     """
-    logger.info("looking which of %d pictures are upright", len(records))
+    logger.info("looking which of %d images are upright", len(records))
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(_is_portrait, records))
 

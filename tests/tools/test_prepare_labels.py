@@ -64,7 +64,7 @@ def test_damaged_label_map(data: bytes, member: Callable[[bytes], Member]) -> No
 
 
 def test_coloured_picture_is_no_label_map(member: Callable[[bytes], Member]) -> None:
-    with pytest.raises(UserError, match="coloured picture"):
+    with pytest.raises(UserError, match="coloured image"):
         label_codes.read_values(member(png(np.zeros((4, 4, 3), np.uint8))))
 
 

@@ -24,7 +24,7 @@ def test_an_epoch_has_every_picture_once_in_an_order_of_its_own() -> None:
 
 def test_a_batch_may_be_larger_than_the_data_set() -> None:
     assert Counter(BatchOrder(3, 7, seed=0)(0)).most_common(1)[0][1] == 3
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         BatchOrder(0, 2, seed=0)
 
 
@@ -60,7 +60,7 @@ def test_a_run_continues_with_what_would_have_come() -> None:
 
 def test_random_numbers_of_their_own() -> None:
     drawn = {generator(1, stream, number).random() for stream in Stream for number in range(5)}
-    assert len(drawn) == 15 and generator(1, Stream.PICTURE, 2).random() in drawn
+    assert len(drawn) == 15 and generator(1, Stream.IMAGE, 2).random() in drawn
     assert len({torch_seed(seed, number) for seed in (1, 2) for number in range(10)}) == 20
 
 

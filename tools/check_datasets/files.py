@@ -186,7 +186,7 @@ def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, in
         return None
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
         tally.types[f"mode {mode}"] += 1
-        tally.problem("no label map", f"{path}: mode {mode}; one channel of integers is needed, not a coloured picture")
+        tally.problem("no label map", f"{path}: mode {mode}; one channel of integers is needed, not a coloured image")
         return None
     tally.types[labels.dtype.newbyteorder("=").name] += 1
     values, counts = _values(labels)

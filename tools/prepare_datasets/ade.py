@@ -21,7 +21,7 @@ FOLDERS = {"train": "training", "val": "validation"}
 CLASSES = 150
 
 _FULL_RELEASE = r"/ADE20K_20\d\d_\d\d_\d\d/|/images_detectron2/"
-"""The full release has images of the same names that are other pictures."""
+"""The full release has images of the same names that show something else."""
 _SOURCE = "ADEChallengeData2016.zip"
 
 Key = tuple[str, str]

@@ -1,7 +1,7 @@
 """ADE20K-847: the full release 2021_17_01, made smaller and with the 847 most frequent of its 3688 object classes.
 
 A pixel of a `_seg.png` has class R // 10 * 256 + G, which is the `dataset_id` of `datasets/vocabularies/ade847.json`;
-0, and every class that is not in the vocabulary, is ignored. As the published figures were measured, a picture whose
+0, and every class that is not in the vocabulary, is ignored. As the published figures were measured, an image whose
 shorter side exceeds 512 pixels is made smaller so that it has 512 (bilinear, labels nearest), and is saved as JPEG
 again; the others stay as they are, but for an EXIF orientation, which is set to upright in both: the label maps lie on
 the stored pixels. The release's index is a Python pickle, which is not needed and never opened.
@@ -28,7 +28,7 @@ from reason.vocabulary import load_vocabulary
 from .ade import FOLDERS
 from .archives import Member
 from .engine import Item, Plan
-from .pictures import decode, encode_tiff16, open_picture
+from .images import decode, encode_tiff16, open_image
 from .pool import Pool
 
 BASE = "ade/ADE20K_2021_17_01"
@@ -88,14 +88,14 @@ def make_pair(image: Member, label: Member) -> tuple[bytes, bytes]:
     Raises:
         UserError: unreadable, or of different sizes.
     """
-    picture = open_picture(image)
+    opened = open_image(image)
     classes = decode(label)
     if classes.ndim != 3 or classes.shape[2] < 3 or classes.dtype != np.uint8:
-        raise UserError(f"{label}: no RGB picture; give the _seg.png of the release")
-    if classes.shape[:2] != (picture.height, picture.width):
-        sizes = f"{classes.shape[1]}x{classes.shape[0]} pixels, but its image has {picture.width}x{picture.height}"
+        raise UserError(f"{label}: no RGB image; give the _seg.png of the release")
+    if classes.shape[:2] != (opened.height, opened.width):
+        sizes = f"{classes.shape[1]}x{classes.shape[0]} pixels, but its image has {opened.width}x{opened.height}"
         raise UserError(f"{label}: {sizes}")
-    size = smaller_size(picture.height, picture.width)
+    size = smaller_size(opened.height, opened.width)
     if size is None:
         return encode_tiff16(class_indices(classes)), upright_by_exif(image.read())
     height, width = size
@@ -126,7 +126,7 @@ def upright_by_exif(jpeg: bytes) -> bytes:
 
 
 def smaller_size(height: int, width: int) -> tuple[int, int] | None:
-    """Height and width of a picture made smaller to a short side of 512, the other rounded; None if it is not."""
+    """Height and width of an image made smaller to a short side of 512, the other rounded; None if it is not."""
     if min(height, width) <= SHORT_SIDE:
         return None
     if width >= height:
@@ -134,16 +134,16 @@ def smaller_size(height: int, width: int) -> tuple[int, int] | None:
     return round(height / width * SHORT_SIDE), SHORT_SIDE
 
 
-def class_indices(picture: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def class_indices(image: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """The class of every pixel of a `_seg.png`.
 
     Args:
-        picture: (H, W, 3) RGB.
+        image: (H, W, 3) RGB.
 
     Returns:
         (H, W), index in the vocabulary, 65535 where ignored.
     """
-    return _table()[picture[..., 0] // 10 * np.uint16(256) + picture[..., 1]]
+    return _table()[image[..., 0] // 10 * np.uint16(256) + image[..., 1]]
 
 
 @cache

@@ -1,6 +1,6 @@
 """ADE20K panoptic and instance annotations, from the semantic label maps and the instance maps of the release.
 
-An instance map is an RGB picture: R is the thing class (1 to 100, the things of the 150 classes in their order), G the
+An instance map is an RGB image: R is the thing class (1 to 100, the things of the 150 classes in their order), G the
 instance within the image; both are 0 where there is none. Stuff is taken from the semantic
 label maps and instances are laid over it, as in the files behind published panoptic figures. Thing pixels that belong
 to no instance stay void. In two points these files are right where those are not (datasets/README.md): road and
@@ -38,8 +38,8 @@ from .ade import (
 )
 from .archives import Member
 from .engine import WORK_FOLDER, Item, Plan, copies
+from .images import decode, image_size
 from .label_codes import read_values
-from .pictures import decode, picture_size
 from .pool import Pool
 
 _SOURCE = "instance maps (annotations_instance/ of annotations_instance.tar)"
@@ -139,7 +139,7 @@ def make_panoptic(
     Raises:
         UserError: sizes differ, an unknown class, or an instance of several classes.
     """
-    size = picture_size(image)
+    size = image_size(image)
     labels = read_values(semantic)
     _check_size(labels.shape, size, semantic)
     if labels.max(initial=0) > CLASSES:
@@ -172,7 +172,7 @@ def make_instances(instances: Member, image: Member, stem: str) -> bytes:
     Raises:
         UserError: as `make_panoptic`.
     """
-    size = picture_size(image)
+    size = image_size(image)
     annotations = []
     for index, mask in instance_masks(instances, size):
         runs = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -190,7 +190,7 @@ def instance_masks(member: Member, size: tuple[int, int]) -> Iterator[tuple[int,
     """
     values = decode(member)
     if values.ndim != 3 or values.shape[2] < 2:
-        raise UserError(f"{member}: no RGB picture; give the maps of annotations_instance")
+        raise UserError(f"{member}: no RGB image; give the maps of annotations_instance")
     _check_size(values.shape[:2], size, member)
     classes = thing_classes()
     for number in np.unique(values[..., 1]):

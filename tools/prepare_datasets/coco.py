@@ -65,7 +65,7 @@ def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
     """COCO panoptic: the official JSON and PNG, which need no change, checked; see `registry.PlanFunction`."""
     nested = r"panoptic_(?:train|val)2017\.zip"
     documents = {split: member for (split,), member in pool.find(r"panoptic_(train|val)2017\.json").items()}
-    pictures = _by_split(pool.find(r"panoptic_(train|val)2017/([^/]+)\.png", nested=nested))
+    maps = _by_split(pool.find(r"panoptic_(train|val)2017/([^/]+)\.png", nested=nested))
     images = _images(pool)
     items: list[Item] = []
     notes = []
@@ -73,7 +73,7 @@ def plan_panoptic(pool: Pool, root: Path, splits: Sequence[str]) -> Plan:
         folder = f"{split}2017"
         given = with_those_there(images.get(split, {}), root / BASE / folder)
         segments, stems = _read_panoptic(documents[split]) if split in documents else ({}, [])
-        shown = pictures.get(split, {})
+        shown = maps.get(split, {})
         problem = not_given(split, stems, JSON=stems, images=given) or not_given(split, list(segments), PNG=shown)
         if problem:
             notes.append(problem)

@@ -11,7 +11,7 @@ from maft.errors import UserError
 from maft.files import decode_panoptic
 
 from .archives import Member
-from .pictures import decode
+from .images import decode
 
 UNKNOWN = -1
 """In a table: a value that the release does not have, so that the file is another one than was expected."""
@@ -68,13 +68,13 @@ def read_values(member: Member) -> NDArray[np.integer]:
         (H, W) integers.
 
     Raises:
-        UserError: not readable, or a picture with several channels.
+        UserError: not readable, or an image with several channels.
     """
     values = decode(member)
     if values.ndim != 2 or values.dtype.kind not in "ui":
         raise UserError(
             f"{member}: is {values.dtype} {values.shape}, a label map has one channel of integers; this may be the "
-            "coloured picture of one: give the label maps of the release"
+            "coloured image of one: give the label maps of the release"
         )
     return values
 
@@ -86,9 +86,9 @@ def read_identifiers(member: Member) -> NDArray[np.int32]:
         (H, W) int32, values from 0 to 2**24 - 1.
 
     Raises:
-        UserError: not readable, or not an RGB picture.
+        UserError: not readable, or not an RGB image.
     """
     values = decode(member)
     if values.ndim != 3 or values.shape[2] != 3:
-        raise UserError(f"{member}: is {values.dtype} {values.shape}, a panoptic PNG is an RGB picture of 8 bit")
+        raise UserError(f"{member}: is {values.dtype} {values.shape}, a panoptic PNG is an RGB image of 8 bit")
     return decode_panoptic(values)

@@ -18,6 +18,7 @@ from maft.files import encode_png
 from . import pascal_labels
 from .archives import Member
 from .engine import Item, Plan
+from .images import encode_tiff16
 from .label_codes import recode
 from .merged import MergedImage, read_merged
 from .pairing import (
@@ -29,7 +30,6 @@ from .pairing import (
     read_stems,
     with_those_there,
 )
-from .pictures import encode_tiff16
 from .pool import Pool
 
 BASE = "VOCdevkit/VOC2010"

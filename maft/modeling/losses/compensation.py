@@ -41,7 +41,7 @@ def strip_pool(features: Tensor) -> Tensor:
         x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
     strips = []
     for scale in SCALES:
-        # Maps narrower than the scale, of small pictures, are pooled cell by cell.
+        # Maps narrower than the scale, of small images, are pooled cell by cell.
         pooled = F.avg_pool2d(x, kernel_size=max(width // scale, 1))
         strips += [pooled.sum(dim=2).flatten(1), pooled.sum(dim=3).flatten(1)]
     return torch.cat(strips, dim=1)
