@@ -13,6 +13,7 @@ PLACES = {
     "maft.configs": "configs",
     "maft.mini_weights": "tools/mini/weights",
     "reason.vocabularies": "datasets/vocabularies",
+    "reason.written": "reason_data/general_reason/written",
 }
 """Package -> its folder, where that has another name."""
 
@@ -24,6 +25,7 @@ setup(
         *CONFIGS,
         "maft.mini_weights",
         "reason.vocabularies",
+        "reason.written",
     ],
     package_dir=PLACES,
     include_package_data=False,
@@ -38,5 +40,6 @@ setup(
         "reason": ["py.typed"],
         "reason.asking.prompts": ["*/*.txt"],
         "reason.vocabularies": ["*.json"],
+        "reason.written": ["*.json", "*.tsv"],
     },
 )

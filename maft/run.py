@@ -32,7 +32,7 @@ from maft.evaluation.provenance import (
     hash_state,
     hash_text,
 )
-from maft.evaluation.results import results_folder, summary, write_results
+from maft.evaluation.results import GENERIC_ORIGIN, results_folder, summary, write_results
 from maft.evaluation.sources import hash_sources
 from maft.files import check_folder
 from maft.meta_arch import MAFT_Plus, build_network
@@ -41,6 +41,7 @@ from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
+from reason.shipped import NOT_THE_PAPERS, is_shipped
 from reason.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ def evaluate_all(
         evaluator: makes the evaluator of each data set; `build_evaluator` if None.
 
     Returns:
-        Data set -> evaluation on the main process; empty on the others.
+        Data set -> evaluation, with its provenance, on the main process; empty on the others.
     """
     about = {"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)}
     loaded = iteration is None and cfg.MODEL.WEIGHTS != SEEDED
@@ -258,7 +259,6 @@ def evaluate_all(
         model.text.bank.flush()
         if evaluation is None:
             continue
-        evaluations[dataset] = evaluation
         provenance = collect(
             config_file=config_file,
             weights_file=cfg.MODEL.WEIGHTS if loaded else None,
@@ -266,6 +266,7 @@ def evaluate_all(
             op_backend=active_backend(model.device.type),
             extra=about,
         )
+        evaluations[dataset] = {**evaluation, "provenance": provenance}
         write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
     return evaluations
 
@@ -279,6 +280,7 @@ def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:
         "mode": settings.mode,
         "attributes": settings.num_des,
         "generic": str(settings.generic_file),
+        **({GENERIC_ORIGIN: NOT_THE_PAPERS} if is_shipped(settings.generic_file or "") else {}),
         "image-specific": [str(folder) for folder in settings.image_folders],
     }
 

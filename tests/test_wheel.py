@@ -25,13 +25,14 @@ from tools.mini.scenes import render_scene
 from tools.mini.world import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("maft", "reason", "tools", "configs", "datasets/vocabularies")
+SOURCES = ("maft", "reason", "tools", "configs", "datasets/vocabularies", "reason_data/general_reason/written")
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE")
 PLACES = {
     "openseg_r/": "tools/",
     "maft/configs/": "configs/",
     "maft/mini_weights/": "tools/mini/weights/",
     "reason/vocabularies/": "datasets/vocabularies/",
+    "reason/written/": "reason_data/general_reason/written/",
 }
 """Place in the wheel -> place in the checkout, where they differ."""
 

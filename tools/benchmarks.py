@@ -11,6 +11,7 @@ from pathlib import Path
 
 from maft.data import dataset_status, datasets_root
 from maft.weights.seeding import SEEDED
+from reason.shipped import NOT_THE_PAPERS, shipped_file
 
 from .assets import checkpoint_problem, count_files
 
@@ -145,7 +146,7 @@ class Missing:
     Attributes:
         what: the thing, with its path.
         way_out: how to get it.
-        needed: the benchmark cannot run without it; otherwise the run does with less and says so.
+        needed: the benchmark cannot run without it; otherwise something stands in, and the run says so.
     """
 
     what: str
@@ -222,7 +223,8 @@ def _mini_plan(benchmark: Benchmark, *, names_only: bool, overrides: Mapping[str
 
 
 def reason_keys(vocabulary: str) -> dict[str, str]:
-    """The keys that name a vocabulary's reasons: the files that are there, else those that the reference names."""
+    """The keys that name a vocabulary's reasons: the files that are there, else the shipped ones for generic reasons,
+    else those that the reference names."""
     return {
         "MODEL.TEST_CLASS_REASON_JSON": str(generic_file(vocabulary) or generic_candidates(vocabulary)[0]),
         "MODEL.REASON_DIR": str(image_reason_folder(vocabulary) or Path(IMAGE_REASON_FOLDER, IMAGE_REASON_MODEL)),
@@ -236,8 +238,9 @@ def generic_candidates(vocabulary: str) -> list[Path]:
 
 
 def generic_file(vocabulary: str) -> Path | None:
-    """The first of `generic_candidates` that is there."""
-    return next((path for path in generic_candidates(vocabulary) if path.is_file()), None)
+    """The first of `generic_candidates` that is there; where none is, what is shipped; None where nothing is."""
+    own = next((path for path in generic_candidates(vocabulary) if path.is_file()), None)
+    return own or shipped_file(vocabulary)
 
 
 def image_reason_folders() -> Iterator[Path]:
@@ -283,6 +286,10 @@ def _missing_reasons(keys: Mapping[str, str]) -> Iterator[Missing]:
     generic, vocabulary = Path(keys["MODEL.TEST_CLASS_REASON_JSON"]), keys["MODEL.REASON_DATA"]
     if not generic.is_file():
         yield Missing(f"generic reasons {generic}: no such file", f"{REASONS_HINT}; or evaluate with --names-only")
+    elif generic == shipped_file(vocabulary):
+        own = generic_candidates(vocabulary)[0]
+        what = f"generic reasons {own}: no such file; {generic} stands in ({NOT_THE_PAPERS})"
+        yield Missing(what, REASONS_HINT, needed=False)
     folder = Path(keys["MODEL.REASON_DIR"], vocabulary)
     if not any(count_files(root / folder, ".json") for root in (Path(), datasets_root())):
         yield Missing(

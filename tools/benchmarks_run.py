@@ -117,7 +117,7 @@ def list_plans(plans: Sequence[Plan], typed: str) -> None:
         for missing in entry.missing:
             found.setdefault((missing.what, missing.way_out, missing.needed), []).append(entry.benchmark.name)
     for (what, way_out, needed), names in found.items():
-        head = "MISSING" if needed else "not there, and done without"
+        head = "MISSING" if needed else "not there, and something stands in"
         print(f"\n{head}, for {', '.join(names)}:\n  {what}\n  {way_out}")
     print(flush=True)
 

@@ -248,6 +248,7 @@ def _vocabularies() -> list[str]:
 
 
 def _generic_reasons() -> Iterator[Finding]:
+    from reason.shipped import NOT_THE_PAPERS, shipped_file
     from reason.triplets import TripletError, load_generic
 
     from .benchmarks import REASONS_HINT, generic_candidates, generic_file
@@ -260,7 +261,12 @@ def _generic_reasons() -> Iterator[Finding]:
             yield Finding("Generic reasons", vocabulary, "missing", detail, use, REASONS_HINT)
             continue
         try:
-            yield Finding("Generic reasons", vocabulary, "ok", f"{len(load_generic(path))} classes, {path}")
+            detail = f"{len(load_generic(path))} classes, {path}"
+            if path == shipped_file(vocabulary):
+                use = f"results that are the paper's: {NOT_THE_PAPERS}"
+                yield Finding("Generic reasons", vocabulary, "ok", detail, use, REASONS_HINT)
+            else:
+                yield Finding("Generic reasons", vocabulary, "ok", detail)
         except TripletError as error:
             yield Finding("Generic reasons", vocabulary, "problem", str(error), f"benchmark {vocabulary}", REASONS_HINT)
 

@@ -25,6 +25,11 @@ BY_PIXELS = (
     "counted, and every crowd region of a class counts, not the last one only."
 )
 
+GENERIC_ORIGIN = "generic_origin"
+"""Entry of the provenance's "reasons", a text, where generic reasons have an origin that must be told."""
+GENERIC_COUNTERS = ("generic", "generic_missing_file", "generic_no_class")
+"""Counters of images that were asked for with generic reasons (`maft.text.source.TextSource.usage`)."""
+
 
 def results_folder(output_dir: str | Path, dataset_name: str) -> Path:
     """Where a data set's results, journal and predictions go."""
@@ -54,12 +59,16 @@ def write_results(
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_text(folder / "results.md", _page(dataset_name, evaluation, provenance))
     mark_finished(folder)
-    logger.info("%s\n%s\nwritten to %s", dataset_name, results_table(evaluation), path)
+    logger.info("%s\n%s\nwritten to %s", dataset_name, results_table({**evaluation, "provenance": provenance}), path)
     return path
 
 
 def results_table(evaluation: Mapping[str, Any]) -> str:
-    """The metrics of one data set as text tables, with the counts of images and reasons below."""
+    """The metrics of one data set as text tables, with the counts of images and reasons below.
+
+    Args:
+        evaluation: what `evaluate` returned; a "provenance" in it may say where its reasons come from.
+    """
     blocks = [_task_table(task, metrics) for task, metrics in evaluation["metrics"].items()]
     images = evaluation["images"]
     blocks.append(
@@ -67,6 +76,8 @@ def results_table(evaluation: Mapping[str, Any]) -> str:
     )
     if evaluation["usage"]:
         blocks.append("reasons: " + ", ".join(f"{name} {count}" for name, count in evaluation["usage"].items()))
+    if origin := generic_origin(evaluation["usage"], evaluation.get("provenance")):
+        blocks.append(f"generic reasons: {origin}")
     return "\n\n".join(blocks)
 
 
@@ -74,7 +85,7 @@ def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a data set and task, for the end of a run over several data sets.
 
     Args:
-        evaluations: data set name to what `evaluate` returned.
+        evaluations: data set name to what `evaluate` returned, with "provenance" or without.
     """
     semantic, panoptic, instances = [], [], []
     for dataset_name, evaluation in evaluations.items():
@@ -102,7 +113,23 @@ def summary(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         blocks += [BY_PIXELS] if any(row[0].endswith("by pixels") for row in panoptic) else []
     if instances:
         blocks.append(_table(instances, ["instances", *APS, "images", "reasons"]))
+    for dataset_name, evaluation in evaluations.items():
+        if origin := generic_origin(evaluation["usage"], evaluation.get("provenance")):
+            blocks.append(f"generic reasons of {dataset_name}: {origin}")
     return "\n\n".join(blocks)
+
+
+def generic_origin(usage: Mapping[str, int], provenance: Mapping[str, Any] | None) -> str:
+    """What must be said of the generic reasons of a result; "" for nothing, or where none was used.
+
+    Args:
+        usage: how often which reasons were used (`maft.text.source.TextSource.usage`).
+        provenance: of the result.
+    """
+    reasons = (provenance or {}).get("reasons")
+    if not isinstance(reasons, Mapping) or not any(usage.get(name) for name in GENERIC_COUNTERS):
+        return ""
+    return str(reasons.get(GENERIC_ORIGIN, ""))
 
 
 def _table(rows: list[list[Any]], headers: list[str]) -> str:
@@ -129,7 +156,8 @@ def _task_table(task: str, metrics: Mapping[str, Any]) -> str:
 
 
 def _page(dataset_name: str, evaluation: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    parts = [f"# {dataset_name}", results_table(evaluation), "## Provenance", _provenance_list(provenance)]
+    table = results_table({**evaluation, "provenance": provenance})
+    parts = [f"# {dataset_name}", table, "## Provenance", _provenance_list(provenance)]
     for task, metrics in evaluation["metrics"].items():
         columns = list(next(iter(metrics["per_class"].values())))
         rows = [[name, *(values[column] for column in columns)] for name, values in metrics["per_class"].items()]

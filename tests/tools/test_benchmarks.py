@@ -12,6 +12,8 @@ import pytest
 
 from maft.data import dataset_spec
 from maft.errors import UserError
+from reason.shipped import is_shipped, shipped_file
+from reason.vocabulary import known_vocabularies
 from tools.assets import checkpoint_problem, count_files
 from tools.benchmarks import BY_NAME_ONLY, MINI, SUITES, parse_overrides, plan
 from tools.benchmarks_run import choose, choose_suite, mini_command, outcome, parse_arguments, train_net_command
@@ -75,14 +77,45 @@ def what(entry_missing: object) -> str:
     return " | ".join(missing.what for missing in entry_missing)  # type: ignore[attr-defined]
 
 
-def test_everything_is_missing_in_an_empty_folder(workplace: Path) -> None:
+def test_in_an_empty_folder_all_is_missing_but_the_shipped_reasons(workplace: Path) -> None:
     entry = plan(SUITES["base"], SUITES["base"].benchmarks[1], names_only=False, overrides={})
     assert not entry.can_run
-    assert [missing.needed for missing in entry.missing] == [True, True, True, False]
+    assert [missing.needed for missing in entry.missing] == [True, True, False, False]
     assert "pretrained/maftp_b.pth: no such file" in what(entry.missing)
     assert "openvocab_pascal_ctx59_sem_seg_val" in what(entry.missing)
-    assert "reason_data/general_reason/pc59_class_reason.json: no such file" in what(entry.missing)
+    shipped = ROOT / "reason_data/general_reason/written/pc59_class_reason.json"
+    own = "reason_data/general_reason/pc59_class_reason.json"
+    assert f"{own}: no such file; {shipped} stands in" in what(entry.missing)
+    assert "not by Qwen2.5-VL-72B; not the paper's" in what(entry.missing)
+    assert entry.keys["MODEL.TEST_CLASS_REASON_JSON"] == str(shipped)
     assert all(missing.way_out for missing in entry.missing)
+
+
+@pytest.mark.parametrize("ending", ["_class_reason.json", "_class_des.json"])
+def test_own_or_published_reasons_come_before_the_shipped_ones(workplace: Path, ending: str) -> None:
+    own = Path("reason_data/general_reason") / f"pc59{ending}"
+    own.parent.mkdir(parents=True)
+    own.write_text("{}", encoding="utf-8")
+    entry = plan(SUITES["base"], SUITES["base"].benchmarks[1], names_only=False, overrides={})
+    assert entry.keys["MODEL.TEST_CLASS_REASON_JSON"] == str(own) and "stands in" not in what(entry.missing)
+    other = {"MODEL.TEST_CLASS_REASON_JSON": "mine.json"}
+    named = plan(SUITES["base"], SUITES["base"].benchmarks[1], names_only=False, overrides=other)
+    assert "mine.json: no such file" in what(named.missing) and not named.can_run, "what is named must be there"
+
+
+def test_every_benchmark_has_shipped_reasons_under_a_short_name_in_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in known_vocabularies():
+        shipped = Path("reason_data/general_reason/written") / f"{name}_class_reason.json"
+        assert shipped_file(name) == shipped and is_shipped(shipped)
+        copy = tmp_path / "pc59_class_reason.json"
+        copy.write_bytes(shipped.read_bytes())
+        assert is_shipped(copy), "a copy is what it was"
+        copy.write_text(copy.read_text(encoding="utf-8").replace("a", "b", 1), encoding="utf-8")
+        assert not is_shipped(copy)
+    assert shipped_file("mini_val") is None and not is_shipped(tmp_path / "nowhere.json")
 
 
 def test_names_only_needs_no_reasons_and_uses_the_plain_configuration(workplace: Path) -> None:
@@ -192,6 +225,7 @@ def test_command_line_lists_all_that_is_missing_before_anything_runs(tmp_path: P
     assert done.stdout.count("CANNOT RUN") == 2
     assert done.stdout.count("weights pretrained/maftp_b.pth: no such file") == 1
     assert "for pc59, ade847" in done.stdout and "not started" in done.stdout
+    assert done.stdout.count("not there, and something stands in, for ade847:\n  generic reasons") == 1
     assert "Traceback" not in done.stderr
 
 

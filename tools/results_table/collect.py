@@ -12,6 +12,7 @@ from maft.errors import UserError
 from maft.evaluation.journal import FINISHED, FOLDER, read_journal
 from maft.evaluation.metrics import main_figures
 from maft.evaluation.provenance import ABSENT
+from maft.evaluation.results import generic_origin
 from maft.weights.seeding import SEEDED
 
 from ..benchmarks import SUITES
@@ -53,6 +54,11 @@ class Result:
         if "architecture" in self.provenance:
             return str(self.provenance["architecture"]) in REASON_ARCHITECTURES
         return any(count and name != "plain" for name, count in self.usage.items())
+
+    @property
+    def generic_origin(self) -> str:
+        """What must be said of the generic reasons that were used; "" for nothing."""
+        return generic_origin(self.usage, self.provenance)
 
     @property
     def suite(self) -> str:

@@ -255,6 +255,8 @@ def _variant(result: Result) -> str:
         parts.append(Path(result.text("weights_file")).name)
     if places.get("mode") == "aligned":
         parts.append("aligned")
+    if result.generic_origin:
+        parts.append("shipped generic reasons")
     if places.get("attributes", USUAL_ATTRIBUTES) != USUAL_ATTRIBUTES:
         parts.append(f"{places['attributes']} attributes")
     return ", ".join(parts)
@@ -281,7 +283,8 @@ def _images_and_reasons(result: Result) -> str:
     if facts is not None and result.images not in facts.images.values:
         number += f" (the data set has {facts.images})"
     usage = ", ".join(f"{name} {count}" for name, count in result.usage.items())
-    return f"{number}; reasons: {usage}" if usage else number
+    origin = f"; generic reasons: {result.generic_origin}" if result.generic_origin else ""
+    return f"{number}; reasons: {usage}{origin}" if usage else number
 
 
 def _images(count: int) -> str:
