@@ -1,7 +1,6 @@
 """The config keys of this project, each with its meaning, beside detectron2's own.
 
-Keys that the reference's yaml files may set but that no part of this version reads are listed apart (`ACCEPTED`), so
-that those files load unchanged; on the command line, such a key gets a warning.
+Every one of `KEYS` is read. What becomes of the keys that nobody reads stands in `maft.unread`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from maft.errors import UserError
 from maft.resources import config_file as locate_config
+from maft.unread import ACCEPTED, IN_COMMANDS, INSTEAD, OTHERS_INSTEAD, READ, is_harmless
 from reason.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -159,66 +159,6 @@ KEYS: dict[str, tuple[Any, str]] = {
 }
 """Key -> default and meaning of the keys that this version reads."""
 
-ACCEPTED: dict[str, Any] = {
-    # The reference carries this one through its constructor and never opens the file.
-    "MODEL.CLASS_NAME_JSON": None,
-    "MODEL.DATASET_NAME": "openvocab_ade20k_full_sem_seg_val",
-    "MODEL.relu": "relu",
-    # FC-CLIP's ensemble with the decoder's classes, which MAFT+ does without.
-    "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA": 0.4,
-    "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA": 0.8,
-    "MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK": False,
-    # Of other networks that the yaml files descend from.
-    "MODEL.MASK_FORMER.ENC_LAYERS": 0,
-    "MODEL.MASK_FORMER.PRE_NORM": False,
-    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
-    "MODEL.RESNETS.RES4_DILATION": 1,
-    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],
-    "MODEL.RESNETS.STEM_TYPE": "deeplab",
-    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "hard_pixel_mining",
-    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
-    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
-    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 256,
-    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
-    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
-    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
-    # Of SED's yaml files.
-    "MODEL.ENC.CLIP_MODEL_NAME": "",
-    "MODEL.ENC.CLIP_PRETRAINED_WEIGHTS": "",
-    "MODEL.ENC.EMBED_DIM": 768,
-    "MODEL.SEM_SEG_HEAD.PROMPT_DEPTH": 0,
-    "MODEL.SEM_SEG_HEAD.PROMPT_LENGTH": 0,
-    "MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_PROJ_DIM": 0,
-    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM": 1024,
-    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_PROJ_DIM": 128,
-    "MODEL.SEM_SEG_HEAD.NUM_LAYERS": 2,
-    "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": [24, 24],
-    "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": 12,
-    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": "",
-    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": "",
-    "MODEL.CLIP_PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],
-    "MODEL.CLIP_PIXEL_STD": [68.5005327, 66.6321579, 70.3231630],
-    "TEST.SLIDING_WINDOW": False,
-    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,
-    "MODEL.SWIN.PATCH_SIZE": 4,
-    "MODEL.SWIN.EMBED_DIM": 96,
-    "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
-    "MODEL.SWIN.NUM_HEADS": [3, 6, 12, 24],
-    "MODEL.SWIN.WINDOW_SIZE": 7,
-    "MODEL.SWIN.MLP_RATIO": 4.0,
-    "MODEL.SWIN.QKV_BIAS": True,
-    "MODEL.SWIN.QK_SCALE": None,
-    "MODEL.SWIN.DROP_RATE": 0.0,
-    "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
-    "MODEL.SWIN.DROP_PATH_RATE": 0.3,
-    "MODEL.SWIN.APE": False,
-    "MODEL.SWIN.PATCH_NORM": True,
-    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.SWIN.USE_CHECKPOINT": False,
-}
-"""Key -> default of the keys that are accepted for the reference's yaml files and have no effect."""
-
 CHOICES = {
     "MODEL.REASON.MODE": ("reference", "aligned"),
     "MODEL.REASON.FALLBACK": ("generic", "error"),
@@ -231,16 +171,6 @@ CHOICES = {
     ),
 }
 """Key -> the values it may have."""
-
-
-REFUSED: dict[str, tuple[Any, str]] = {
-    "TEST.AUG.ENABLED": (False, "every image is seen once, at INPUT.MIN_SIZE_TEST; set that to another size instead"),
-    "TEST.PRECISE_BN.ENABLED": (False, "CLIP's backbone has no batch norms to estimate; leave it out"),
-    "TEST.EXPECTED_RESULTS": ([], "compare results.json with what you expect instead"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "training has an order of its own; leave it out"),
-}
-"""detectron2's keys that nothing here reads -> the value that describes what is done, and the way out: another value
-would be a wish that nobody hears, so it is refused."""
 
 
 PATHS = (
@@ -308,27 +238,51 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{config_file}: {_problem(cfg, error)}; the keys are listed in maft/config.py") from error
+    before = cfg.clone()
     try:
         cfg.merge_from_list(options)
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"KEY VALUE pairs: {_problem(cfg, error, options[::2])}; the keys are listed in maft/config.py"
         ) from error
-    without_effect = [key for key in options[::2] if key in ACCEPTED]
-    if without_effect:
-        logger.warning("without effect, accepted for the reference's sake: %s", ", ".join(without_effect))
+    _check_accepted(before, cfg, options[::2])
     for key, choices in CHOICES.items():
         value = _value(cfg, key)
         if value not in choices:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
-    for key, (default, instead) in REFUSED.items():
-        value = _value(cfg, key)
-        if value != default:
-            raise UserError(f"{key} {value}: read by no part of this version, which has {default}; {instead}")
+    check_unread(cfg)
     if cfg.SEED < 0:
         cfg.SEED = 123
     expand_home(cfg)
     return cfg
+
+
+def check_unread(cfg: CfgNode) -> None:
+    """Hold detectron2's keys that nobody reads against their defaults, which describe what is done.
+
+    Raises:
+        UserError: one has another value, and is none of `maft.unread.HARMLESS`.
+    """
+    defaults = get_cfg()
+    for key in _keys_of(defaults):
+        if key in KEYS or key in ACCEPTED or key in READ or is_harmless(key):
+            continue
+        value, default = _value(cfg, key), _value(defaults, key)
+        if value != default:
+            instead = INSTEAD.get(key, OTHERS_INSTEAD)
+            raise UserError(f"{key} {value}: read by no part of this version, which has {default!r}; {instead}")
+
+
+def _check_accepted(before: CfgNode, cfg: CfgNode, given: Sequence[str]) -> None:
+    """Refuse keys of the command line that only the published yaml files may set, where they ask for something else."""
+    for key in given:
+        if key not in ACCEPTED:
+            continue
+        if key not in IN_COMMANDS and _value(cfg, key) != _value(before, key):
+            raise UserError(
+                f"{key} {_value(cfg, key)}: read by no part of this version, so that it changes nothing; leave it out"
+            )
+        logger.warning("%s: without effect, accepted since published commands and files have it", key)
 
 
 def _reason_of(error: Exception) -> str:

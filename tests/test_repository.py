@@ -10,9 +10,10 @@ from statistics import median
 
 import pytest
 
-from maft.config import ACCEPTED, CHOICES, KEYS, build_config
+from maft.config import CHOICES, KEYS, build_config
 from maft.evaluation.sources import imports_of, modules_of
 from maft.meta_arch import SED, MAFT_Plus, MAFT_Plus_Reason, SED_Reason, build_network
+from maft.unread import ACCEPTED
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
