@@ -23,6 +23,7 @@ from maft.errors import UserError
 from reason.files import FileBusyError
 from reason.files import locked as _locked
 from reason.files import replacing as _replacing
+from reason.files import user_path as user_path
 
 UNREADABLE = (
     OSError,
@@ -40,11 +41,6 @@ UNREADABLE = (
 
 MAX_SEGMENT_ID = 2**24 - 1
 _SHOWN = 8
-
-
-def user_path(text: str) -> Path:
-    """A path that a user wrote, for argparse: shells leave the "~" in --option=~/folder and between quotes."""
-    return Path(text).expanduser()
 
 
 def check_folder(key: str, folder: str | Path) -> None:

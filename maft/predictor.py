@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def load_segmentor(
         raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
     network = build.build_network(name)
     assert isinstance(network, MAFTPlus)
-    load_model_weights(network, weights or "")
+    load_model_weights(network, os.path.expanduser(weights or ""))
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         network = network.to(torch.device(chosen))
@@ -108,7 +109,7 @@ class Segmentor:
         self._fold = RowFold(mode=mode, num_des=attributes)
         clip = network.clip
         encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
-        self._bank = FeatureBank(encoder, self._fold.templates, bank)
+        self._bank = FeatureBank(encoder, self._fold.templates, os.path.expanduser(bank) if bank else None)
         self._kept: tuple[object, Classifier] | None = None
         self._said: set[object] = set()
 

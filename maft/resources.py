@@ -36,7 +36,7 @@ def config_file(name: str) -> Path:
     Returns:
         A path; of no file where there is neither.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file() or path.parts[:1] != ("configs",):
         return path
     return config_folder().joinpath(*path.parts[1:])

@@ -23,6 +23,11 @@ _STALE_SECONDS = 24 * 3600
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
+def user_path(text: str) -> Path:
+    """A path that a user wrote, for argparse: shells leave the "~" in --option=~/folder and between quotes."""
+    return Path(text).expanduser()
+
+
 class FileBusyError(Exception):
     """Another process holds the lock; the message is the path of the lock file."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason.errors import ReasonError
-from reason.files import write_text
+from reason.files import user_path, write_text
 from reason.labelmaps import IGNORED, class_pixels, label_files, read_labels
 from reason.names import named_classes
 from reason.triplets import find_image_file, load_image
@@ -250,10 +250,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Candidate recall and precision: how many of the classes that the label maps show the model named, for every "
         "class and overall. Labels are partial, so precision is a lower bound."
     )
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of the triplet files")
+    parser.add_argument("--results", type=user_path, required=True, metavar="DIR", help="folder of the triplet files")
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=user_path,
         required=True,
         metavar="DIR",
         help="folder of label maps (.png, .tif; 8 or 16 bit) of class indices, as in prepared data sets",
@@ -271,7 +271,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore", type=int, metavar="VALUE", help="of unlabelled pixels (default: 255 and 65535, if no class)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON, too")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write everything as JSON, too")
 
 
 def run(args: argparse.Namespace) -> int:

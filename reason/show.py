@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from reason.cli.options import add_source_pixels, allow_source_pixels
 from reason.errors import ReasonError
-from reason.files import write_text
+from reason.files import user_path, write_text
 from reason.imagefile import ImageFileError
 from reason.jsonfile import JsonError, read_json
 from reason.names import named_classes
@@ -227,14 +227,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "What the model said about an image, beside the image, as an HTML page that needs no other file. Of several "
         "images, or of a folder, an index page as well."
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images, or folders of them")
+    parser.add_argument("images", type=user_path, nargs="+", metavar="IMAGE", help="images, or folders of them")
     parser.add_argument("--recursive", action="store_true", help="images in the folders below, too")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of the triplet files")
+    parser.add_argument("--results", type=user_path, required=True, metavar="DIR", help="folder of the triplet files")
     parser.add_argument(
         "--vocabulary", metavar="V", help="marks classes that it lacks: name of a benchmark, file or list"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write (default: out/show/<name of --results>)"
+        "--output", type=user_path, metavar="DIR", help="where to write (default: out/show/<name of --results>)"
     )
     add_source_pixels(parser)
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="show the first N images (default: 100)")

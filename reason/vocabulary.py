@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -153,7 +154,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     Raises:
         VocabularyError: unknown name, or a file that is malformed; says which class and field.
     """
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     bare = isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix
     if bare:
         own = vocabulary_folder() / f"{name_or_path}.json"
@@ -187,6 +188,7 @@ def read_vocabulary(text: str) -> Vocabulary:
         VocabularyError: no class, a class twice, a file that cannot be read, or a single word that looks like a known
             name; a comma behind it ("pc95,") insists on a class of that name.
     """
+    text = os.path.expanduser(text)
     path = Path(text)
     known = known_vocabularies()
     if path.suffix.lower() in (".json", ".txt") or text in known or _is_file(path):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from reason.engines.model_folder import read_model_folder
 from reason.errors import ReasonError, run_command
+from reason.files import user_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = "Qwen2.5-VL-72B-Instruct-AWQ"
@@ -37,7 +38,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="fetch_llm.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", nargs="?", default=DEFAULT, metavar="NAME", help=f"default: {DEFAULT}")
-    parser.add_argument("--folder", type=Path, default=Path(os.path.relpath(ROOT / "llm")), help="default: llm/")
+    parser.add_argument("--folder", type=user_path, default=Path(os.path.relpath(ROOT / "llm")), help="default: llm/")
     parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
     parser.add_argument("--check", action="store_true", help="only check what is there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

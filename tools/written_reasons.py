@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import UserError, run_command
-from reason.files import write_text
+from reason.files import user_path, write_text
 from reason.names import VocabularyNames
 from reason.triplets import Reason, dump_generic
 from reason.vocabulary import load_vocabulary
@@ -134,8 +134,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--import", dest="tables", nargs="+", type=Path, metavar="FILE", help="tables to join")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
+    parser.add_argument("--import", dest="tables", nargs="+", type=user_path, metavar="FILE", help="tables to join")
+    parser.add_argument("--folder", type=user_path, default=FOLDER, help="default: %(default)s")
     options = parser.parse_args(sys.argv[1:] if words is None else words)
 
     def body() -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from reason.check import check_reasons, read_reasons, ruler
+from reason.files import user_path
 from reason.vocabulary import load_vocabulary
 
 EXIT_FINDINGS = 1
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Checks a file of generic reasons, or of one image: one line per finding. Exit status 0: nothing found; 1: "
         "something; 2: the file cannot be read."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="generic or image-specific reasons, JSON")
+    parser.add_argument("file", type=user_path, metavar="FILE", help="generic or image-specific reasons, JSON")
     parser.add_argument("--vocabulary", metavar="NAME", help="what the file is for: a known name, or a file of classes")
 
 

@@ -20,7 +20,7 @@ from reason.cli.options import (
 from reason.cli.running import Plan, carry_out
 from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError
-from reason.files import write_text
+from reason.files import user_path, write_text
 from reason.jsonfile import JsonError, read_json
 from reason.runs.jobs import GenericJob
 from reason.runs.store import STATE_FOLDER, ResultStore
@@ -38,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "every class has its reason, since the segmentor needs all of them."
     )
     what = add_what(parser)
-    what.add_argument("--output", type=Path, metavar="FILE", help=f"default: {RESULTS}/<vocabulary>_class_reason.json")
+    what.add_argument(
+        "--output",
+        type=user_path,
+        metavar="FILE",
+        help=f"default: {RESULTS}/<vocabulary>_class_reason.json",
+    )
     add_engine(parser)
     add_asking(parser, images=False)
     add_run(parser, unit="classes")

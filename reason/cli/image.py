@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from reason.cli.running import Plan, carry_out
 from reason.engines.interface import EngineInfo
 from reason.engines.opening import model_info
 from reason.errors import ReasonError
+from reason.files import user_path
 from reason.labelmaps import label_files
 from reason.runs.images import MAX_PIXELS, check_stems, list_images
 from reason.runs.jobs import NO_ALIGNER, ImageJob
@@ -39,12 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interrupted at any time, in whatever way; the same command continues."
     )
     what = add_what(parser)
-    what.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, or one image")
+    what.add_argument("--images", type=user_path, required=True, metavar="DIR", help="folder of images, or one image")
     what.add_argument("--recursive", action="store_true", help="images in the folders below --images, too")
     what.add_argument(
-        "--output", type=Path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
+        "--output", type=user_path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
     )
-    what.add_argument("--labels", type=Path, metavar="DIR", help="only images that have a label map in this folder")
+    what.add_argument(
+        "--labels", type=user_path, metavar="DIR", help="only images that have a label map in this folder"
+    )
     what.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     what.add_argument(
         "--shard",
@@ -58,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking = parser.add_argument_group("how names become classes, and images tokens")
     asking.add_argument(
         "--aligner",
+        type=os.path.expanduser,
         default=DEFAULT_MODEL,
         metavar="MODEL",
         help=f"sentence-transformers model, or '{NO_ALIGNER}': spellings only (default: %(default)s)",

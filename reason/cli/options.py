@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The model, and what runs it."""
     group = parser.add_argument_group("model and engine")
     group.add_argument(
-        "--model", default="", metavar="DIR", help="folder of a Qwen2.5-VL; of a server: the name it has there"
+        "--model",
+        type=os.path.expanduser,
+        default="",
+        metavar="DIR",
+        help="folder of a Qwen2.5-VL; of a server: the name it has there",
     )
     group.add_argument(
         "--engine",

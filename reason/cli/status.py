@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reason.errors import ReasonError
+from reason.files import user_path
 from reason.jsonfile import JsonError, read_json
 from reason.runs.claims import claimed_names, living_workers
 from reason.runs.progress import duration, plural
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m reason status`."""
     parser.description = "What is done, failed and left, at which rate, by whom. Reads only; may be asked at any time."
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help=f"folders of results (default: all below {ROOT}/)"
+        "folders", nargs="*", type=user_path, metavar="FOLDER", help=f"folders of results (default: all below {ROOT}/)"
     )
     parser.add_argument("--failed", action="store_true", help="list what failed, with the reason")
     parser.add_argument("--json", action="store_true", help="for programs")

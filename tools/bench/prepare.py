@@ -33,6 +33,7 @@ import skimage.data
 from PIL import Image
 
 from maft.errors import run_command
+from reason.files import user_path
 from reason.vocabulary import load_vocabulary
 
 from ..prepare_datasets.ade_full import JPEG_QUALITY, SHORT_SIDE, plan, smaller_size
@@ -209,7 +210,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--least", type=float, default=0.8, help="of the codec's throughput (default: 0.8)")
-    parser.add_argument("--folder", type=Path, help="where to work (default: the folder for temporary files)")
+    parser.add_argument("--folder", type=user_path, help="where to work (default: the folder for temporary files)")
     return parser.parse_args(arguments)
 
 

@@ -35,6 +35,7 @@ from reason.asking.messages import Answer, Request, TaskOptions
 from reason.asking.prompts import load_prompts
 from reason.engines.interface import EngineInfo
 from reason.errors import ReasonError, run_command
+from reason.files import user_path
 from reason.runs.images import fitted_size
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.pipeline import run_work
@@ -246,7 +247,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--images", type=int, default=20_000, help="(default: 20000)")
     parser.add_argument("--parts", type=int, default=1, help="in which the pipeline does them (default: 1)")
     parser.add_argument("--least", type=float, default=200.0, help="images a second (default: 200)")
-    parser.add_argument("--folder", type=Path, help="where to work (default: the folder for temporary files)")
+    parser.add_argument("--folder", type=user_path, help="where to work (default: the folder for temporary files)")
     return parser.parse_args(arguments)
 
 

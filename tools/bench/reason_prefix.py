@@ -33,6 +33,7 @@ from reason.asking.prompts import load_prompts
 from reason.engines.interface import Engine, EngineOptions
 from reason.engines.opening import open_engine
 from reason.errors import ReasonError, run_command
+from reason.files import user_path
 from reason.runs.images import encode_image, list_images
 from reason.vocabulary import Vocabulary, load_vocabulary
 
@@ -253,8 +254,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, help="folder of a model (default: a tiny random one, built on the spot)")
-    parser.add_argument("--images", type=Path, help="folder of photographs (default: the eight of tools.examples)")
+    parser.add_argument(
+        "--model", type=user_path, help="folder of a model (default: a tiny random one, built on the spot)"
+    )
+    parser.add_argument("--images", type=user_path, help="folder of photographs (default: the eight of tools.examples)")
     parser.add_argument("--vocabulary", nargs="+", default=["ade150", "ade847"], help="(default: ade150 ade847)")
     parser.add_argument(
         "--max-pixels", type=int, default=640 * 480, help="of an image as the model sees it (default: 640 x 480)"

@@ -1,6 +1,6 @@
 """Write the example photographs into a folder, and say how to segment them.
 
-    python -m tools.examples [FOLDER]
+python -m tools.examples [FOLDER]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maft.errors import run_command
+from reason.files import user_path
 
 from ..commands import command, described
 from .photographs import GENERIC_REASONS, IMAGE_REASONS, VOCABULARY, write_photographs
@@ -22,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=command("examples"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("out/examples"), help="default: out/examples")
+    parser.add_argument("folder", nargs="?", type=user_path, default=Path("out/examples"), help="default: out/examples")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)
 
