@@ -155,6 +155,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "SOLVER.ACCUMULATE": (1, "parts in which a process takes its share of IMS_PER_BATCH, where memory is short"),
     "SOLVER.AMP.DTYPE": ("float16", "SOLVER.AMP: float16 (GPU), or bfloat16"),
     "SOLVER.LOG_PERIOD": (20, "iterations a line of metrics.json"),
+    "SOLVER.WANDB_PROJECT": ("", "project of Weights & Biases that shows the training, if wandb is installed"),
     "SOLVER.KEEP_CHECKPOINTS": (0, "numbered checkpoints to keep, the newest ones; 0 keeps all"),
 }
 """Key -> default and meaning of the keys that this version reads."""

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +19,11 @@ from torch import distributed
 
 from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, run_command
-from maft.files import check_folder
-from maft.meta_arch import build_network
+from maft.files import check_folder, locked
+from maft.meta_arch import MAFT_Plus, build_network
+from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.run import (
+    build_evaluator,
     check_datasets,
     check_inputs,
     check_weights,
@@ -30,12 +34,15 @@ from maft.run import (
     show,
 )
 from maft.training.checks import check_training
+from maft.training.events import Events, Shown
 from maft.training.log import flat_metrics
 from maft.training.loop import train
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
 from reason.interrupts import STATUS
 
+LOCK = ".training.lock"
+"""Held in OUTPUT_DIR by the first process of a training."""
 INTERRUPTED = "interrupted; what was finished is on disk, and the same command with --resume continues"
 
 
@@ -60,20 +67,28 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         show(evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume))
         return
 
-    def evaluate_now(iteration: int) -> dict[str, float]:
-        at, final = cfg.clone(), iteration == cfg.SOLVER.MAX_ITER
-        at.defrost()
-        if final:
-            at.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, FINAL))
-        else:
-            at.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "evaluations", f"{iteration:07d}"))
-        evaluations = evaluate_all(
-            at, model, arguments.config_file, resume=final, iteration=None if final else iteration
-        )
-        show(evaluations)
-        return flat_metrics(evaluations)
+    events = Events(cfg.OUTPUT_DIR, cfg.SOLVER.WANDB_PROJECT, cfg.dump())
+    evaluate = partial(evaluate_now, cfg, arguments.config_file, model, events) if cfg.DATASETS.TEST else None
+    try:
+        train(cfg, model, resume=arguments.resume, evaluate=evaluate, events=events)
+    finally:
+        events.close()
 
-    train(cfg, model, resume=arguments.resume, evaluate=evaluate_now if cfg.DATASETS.TEST else None)
+
+def evaluate_now(cfg: CfgNode, config_file: str, model: MAFT_Plus, events: Events, iteration: int) -> dict[str, float]:
+    """The metrics of a model in training, after `iteration` steps; the first images are shown among the events."""
+    at, final = cfg.clone(), iteration == cfg.SOLVER.MAX_ITER
+    at.defrost()
+    if final:
+        at.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR, FINAL))
+    else:
+        at.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "evaluations", f"{iteration:07d}"))
+    shown = Shown(build_evaluator, lambda dataset: registered_vocabulary(dataset, "DATASETS.TEST").palette)
+    number = None if final else iteration
+    evaluations = evaluate_all(at, model, config_file, resume=final, iteration=number, evaluator=shown.evaluator)
+    show(evaluations)
+    shown.hand_to(events, iteration)
+    return flat_metrics(evaluations)
 
 
 def run_spawned(cfg: CfgNode, arguments: argparse.Namespace) -> None:
@@ -134,7 +149,16 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         check_training_inputs(cfg)
     cfg.freeze()
-    if under_torchrun:
+    with ExitStack() as held:
+        if not arguments.eval_only and int(os.environ.get("RANK", arguments.machine_rank)) == 0:
+            busy = "another training is writing here; wait for it, or choose another OUTPUT_DIR"
+            held.enter_context(locked(Path(cfg.OUTPUT_DIR, LOCK), busy))
+        return start(cfg, arguments, processes)
+
+
+def start(cfg: CfgNode, arguments: argparse.Namespace, processes: int) -> int:
+    """`run` in `processes` processes of this machine; the exit status."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         run_under_torchrun(cfg, arguments)
     elif processes * arguments.num_machines > 1:
         try:

@@ -21,6 +21,7 @@ COMMANDS = {
     "results-table": ("results_table.__main__", "results beside the published ones: Markdown, LaTeX, CSV, HTML"),
     "evaluate": ("evaluate.__main__", "score predictions of any origin against a data set"),
     "diagnose": ("diagnose.__main__", "where mIoU is lost, and whether two runs differ"),
+    "plot": ("plot", "the curves of trainings as an image"),
     "mini": ("mini.__main__", "measure names against reasons in a small drawn world"),
 }
 """Command -> module in this folder with `main(words) -> status`, and what it does. Imported when it is called."""

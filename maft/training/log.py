@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -18,10 +20,13 @@ from torch import Tensor, distributed
 from maft.errors import UserError
 from maft.evaluation.metrics import main_figures
 from maft.files import user_errors, write_text
+from maft.training.events import Events
 
 logger = logging.getLogger(__name__)
 
 FILE = "metrics.json"
+ESTIMATED_AFTER = 5
+"""Steps after which the length of a training is estimated."""
 
 
 class TrainingLog:
@@ -35,17 +40,27 @@ class TrainingLog:
         folder: OUTPUT_DIR.
         steps: length of the training.
         start: steps that are finished already; later lines of an interrupted run are removed.
+        events: get the same lines, for TensorBoard; None: nobody does.
+
+    Raises:
+        UserError: the file cannot be written, or see `Events.begin`.
     """
 
-    def __init__(self, folder: str | Path, steps: int, start: int) -> None:
+    def __init__(self, folder: str | Path, steps: int, start: int, events: Events | None = None) -> None:
         self.path, self.steps, self.start = Path(folder) / FILE, steps, start
         self.main = comm.is_main_process()
         self.lines = _kept_lines(self.path, start) if self.main else []
+        self.events = events if self.main else None
         if self.main:
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        if self.events:
+            self.events.begin(start)
         self._losses: list[dict[str, Tensor]] = []
         self._data_seconds = 0.0
         self._since, self._began = time.perf_counter(), 0.0
+        self._added = 0
+        self._estimated = False
+        self._first_step_ended = 0.0
 
     def evaluated(self, iteration: int) -> bool:
         """Whether an evaluation after `iteration` steps is in the log."""
@@ -56,6 +71,26 @@ class TrainingLog:
         """Remember the losses of one step: detached scalars, left where they are."""
         self._losses.append(dict(losses))
         self._data_seconds += data_seconds
+        if not self._estimated:
+            self._estimate()
+
+    def _estimate(self) -> None:
+        """Say once, after a few steps, how long the training takes and which memory; the first step is not typical."""
+        self._added += 1
+        if self._added == 1:
+            self._first_step_ended = time.perf_counter()
+        elif self._added == ESTIMATED_AFTER:
+            self._estimated = True
+            seconds = (time.perf_counter() - self._first_step_ended) / (ESTIMATED_AFTER - 1)
+            left = self.steps - self.start - ESTIMATED_AFTER
+            if left > 0:
+                logger.info(
+                    "%d steps are left: about %s at %.3g s each, evaluations and checkpoints not counted; memory: %s",
+                    left,
+                    timedelta(seconds=round(left * seconds)),
+                    seconds,
+                    _memory(),
+                )
 
     def write(self, iteration: int, rate: float) -> None:
         """Write the means of what was added, over all processes. Nothing added: nothing written.
@@ -110,6 +145,8 @@ class TrainingLog:
         self.lines.append(line)
         with user_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
+        if self.events:
+            self.events.add(line)
 
 
 def _kept_lines(path: Path, start: int) -> list[dict[str, Any]]:
@@ -153,6 +190,13 @@ def _for_people(line: Mapping[str, Any], steps: int) -> str:
         f"eta {eta}  iteration {line['iteration']}/{steps}  {'  '.join(losses)}  grad_norm {line['grad_norm']:.3g}  "
         f"time {line['time']:.3f} s  data_time {line['data_time']:.3f} s  lr {line['lr']:.3g}{memory}"
     )
+
+
+def _memory() -> str:
+    """The most memory that this process has held so far."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    on_gpu = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's, " if torch.cuda.is_available() else ""
+    return f"{on_gpu}{resident:.1f} GiB of the machine's, in this process"
 
 
 def flat_metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maft.errors import UserError
 from maft.modeling.maft_plus import MAFTPlus
 from maft.training.data import training_batches
+from maft.training.events import Events
 from maft.training.log import TrainingLog
 from maft.training.optimizer import GradientClipper, build_optimizer, set_rate
 from maft.training.order import torch_seed
@@ -36,7 +37,14 @@ Evaluate = Callable[[int], Mapping[str, Any]]
 """From the number of finished steps to metrics by name; every process calls it, the main one gets the metrics."""
 
 
-def train(cfg: CfgNode, model: MAFTPlus, *, resume: bool, evaluate: Evaluate | None = None) -> None:
+def train(
+    cfg: CfgNode,
+    model: MAFTPlus,
+    *,
+    resume: bool,
+    evaluate: Evaluate | None = None,
+    events: Events | None = None,
+) -> None:
     """Train a model as SOLVER says; every process of a distributed run calls it.
 
     OUTPUT_DIR gets metrics.json, a checkpoint every SOLVER.CHECKPOINT_PERIOD steps, last_checkpoint, and
@@ -48,12 +56,13 @@ def train(cfg: CfgNode, model: MAFTPlus, *, resume: bool, evaluate: Evaluate | N
             `maft.data.train_mapper.TrainingMapper`) to weighted losses by name.
         resume: continue from the last checkpoint in OUTPUT_DIR, if there is one.
         evaluate: what to do every TEST.EVAL_PERIOD steps, and in the end; None: nothing.
+        events: where TensorBoard's events go; None: nowhere.
 
     Raises:
         UserError: weights or data are missing, the folder holds another training, or the loss diverges.
     """
     run = Run.start(cfg, model, resume=resume)
-    log = TrainingLog(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, run.iteration)
+    log = TrainingLog(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, run.iteration, events)
     evaluation = Evaluation(cfg, evaluate, log)
     if run.iteration and evaluation.due(run.iteration):
         # The run before was killed between its checkpoint and the end of the evaluation that belongs there.

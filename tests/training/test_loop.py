@@ -30,7 +30,7 @@ from .conftest import REPOSITORY, VALIDATION, metrics, small_model_keys
 
 
 class Mean(nn.Module):
-    """Losses that are means over the pictures of a batch, with noise as the network has it."""
+    """Losses that are means over the images of a batch, with noise as the network has it."""
 
     backbone_t = None
     rate_group = staticmethod(MAFTPlus.rate_group)
@@ -53,10 +53,10 @@ def configured(cfg: CfgNode, **changes: object) -> CfgNode:
     return cfg
 
 
-def trained(cfg: CfgNode, *, resume: bool = False, evaluate=None) -> Mean:  # type: ignore[no-untyped-def]
+def trained(cfg: CfgNode, *, resume: bool = False, evaluate=None, events=None) -> Mean:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     model = Mean()
-    train(cfg, model, resume=resume, evaluate=evaluate)  # type: ignore[arg-type]
+    train(cfg, model, resume=resume, evaluate=evaluate, events=events)  # type: ignore[arg-type]
     return model
 
 
@@ -188,7 +188,9 @@ def test_killed_at_a_random_step_it_continues_as_if_nothing_had_happened(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     """SIGKILL: the loss curve, the evaluations and the weights of an uninterrupted run, bit for bit."""
-    wait = random.Random(os.getpid())
+    seed = os.getpid()
+    print(f"random.Random({seed})")  # pytest shows it where the test fails
+    wait = random.Random(seed)
     after = wait.randint(3, 5)
     started = [
         subprocess.Popen(
