@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from torch import nn
-
 from maft.errors import UserError
-from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_configs
+from maft.modeling.backbone import CLIPBackbone, build_clip, known_architecture, register_clip_configs
 from maft.modeling.losses import Criterion, LossOptions
 from maft.modeling.maft_plus import MAFTPlus, MaskHead
+from maft.modeling.network import SegmentingNetwork
 from maft.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 from maft.modeling.results import ResultOptions
+from maft.modeling.sed import SED, GradualFusionDecoder
 from maft.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 from maft.resources import config_folder
 
@@ -27,13 +27,14 @@ def build_backbone(clip: str) -> CLIPBackbone:
     """CLIP with a ConvNeXt image tower, without weights.
 
     Args:
-        clip: open_clip's name of the architecture, or one of configs/clip/.
+        clip: open_clip's name of the architecture, one of configs/clip/, or the path of such a file.
 
     Raises:
         ValueError: the name is not known, or its image tower is not a ConvNeXt.
     """
     register_clip_configs(config_folder() / "clip")
-    return CLIPBackbone(build_clip(clip), clip)
+    name = known_architecture(clip)
+    return CLIPBackbone(build_clip(name), name)
 
 
 def maft_plus_parts(
@@ -119,12 +120,54 @@ def build_maft_plus(**hyper_parameters: Any) -> MAFTPlus:
     return MAFTPlus(**maft_plus_parts(**hyper_parameters))
 
 
+def sed_parts(
+    *,
+    clip: str | CLIPBackbone,
+    width: int = 128,
+    widths: Sequence[int] = (64, 32, 16),
+    guidance: Sequence[int] = (32, 16, 8),
+    heads: int = 4,
+    kernels: Sequence[int] = (9, 9, 9),
+    pooling: int = 1,
+    **changes: Any,
+) -> dict[str, Any]:
+    """The arguments of `SED` from its hyper-parameters; the defaults are those of the published models.
+
+    Args:
+        clip: open_clip's name of the architecture, or one of configs/clip/; or the CLIP itself.
+        width: channels of the decoder's state at first.
+        widths: channels after each of its three steps.
+        guidance: channels of the maps that guide each step.
+        heads: of the class attention.
+        kernels: sides of the depthwise convolutions.
+        pooling: side of the squares that class attention averages over: 1, and 2 while the published models trained.
+        changes: further arguments of `SED`, such as side and keep.
+    """
+    backbone = build_backbone(clip) if isinstance(clip, str) else clip
+    decoder = GradualFusionDecoder(
+        width=width,
+        widths=widths,
+        guidance=guidance,
+        image_channels=[backbone.channels[name] for name in ("res4", "res3", "res2")],
+        heads=heads,
+        kernels=kernels,
+        pooling=(pooling,) * 3,
+    )
+    return {"backbone": backbone, "decoder": decoder, **changes}
+
+
+def build_sed(**hyper_parameters: Any) -> SED:
+    """SED from its hyper-parameters, which are the arguments of `sed_parts`."""
+    return SED(**sed_parts(**hyper_parameters))
+
+
 MODELS: Mapping[str, Mapping[str, Any]] = {
     # The published checkpoints: maftp_b.pth, maftp_l.pth, maftp_l_pano.pth.
-    "base": {"clip": "convnext_base_w_320"},
-    "large": {"clip": "convnext_large_d_320"},
+    "base": {"clip": "convnext_base_w_320", "clip_weights": "laion_aesthetic_s13b_b82k_augreg"},
+    "large": {"clip": "convnext_large_d_320", "clip_weights": "laion2b_s29b_b131k_ft_soup"},
     "panoptic": {
         "clip": "convnext_large_d_320",
+        "clip_weights": "laion2b_s29b_b131k_ft_soup",
         "panoptic": True,
         "classes": 133,
         "results": ResultOptions(panoptic=True),
@@ -143,17 +186,30 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "transfer_heads": 4,
         "results": ResultOptions(panoptic=True),
     },
+    # SED's published checkpoints, sed_b.pth and sed_l.pth. The base CLIP is not the one of MAFT+.
+    "sed-base": {"clip": "convnext_base_w_320", "clip_weights": "laion_aesthetic_s13b_b82k"},
+    "sed-large": {
+        "clip": "convnext_large_d_320",
+        "clip_weights": "laion2b_s29b_b131k_ft_soup",
+        "clip_dropout": 0.1,
+    },
 }
-"""Name -> the arguments of `maft_plus_parts` that differ from its defaults."""
+"""Name -> the arguments of `maft_plus_parts`, of SED those of `sed_parts`, that differ from the defaults."""
 
-SIZES: Mapping[str, tuple[int, int]] = {**dict.fromkeys(("base", "large", "panoptic"), (800, 1333)), "mini": (256, 256)}
+SIZES: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("base", "large", "panoptic"), (800, 1333)),
+    "mini": (256, 256),
+    **dict.fromkeys(("sed-base", "sed-large"), (640, 2560)),
+}
 """Name -> (short side, longest side) in pixels that an image is resized to."""
 
-BUILDERS: Mapping[str, Callable[..., nn.Module]] = dict.fromkeys(MODELS, build_maft_plus)
+BUILDERS: Mapping[str, Callable[..., SegmentingNetwork[Any, Any, Any]]] = {
+    name: build_sed if name.startswith("sed-") else build_maft_plus for name in MODELS
+}
 """Name -> what builds it."""
 
 
-def build_network(name: str, **changes: Any) -> nn.Module:
+def build_network(name: str, **changes: Any) -> SegmentingNetwork[Any, Any, Any]:
     """A published model in evaluation mode, weights not loaded.
 
     Args:

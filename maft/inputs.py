@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,8 @@ def read_classes(classes: ClassesLike, things: Sequence[str] = ()) -> Vocabulary
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         if not names:
             raise UserError(f"classes: entry {index} is empty; give it a name")
-        entries.append(VocabularyClass(index, text.strip(), names))
+        # SED splits at comma and space only.
+        entries.append(VocabularyClass(index, text.strip(), names, sed=", ".join(names)))
     if not entries:
         raise UserError("classes: none given; name at least one")
     first: dict[str, int] = {}
@@ -128,7 +130,13 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[str]) -> Vocabulary:
     return replace(vocabulary, classes=classes)
 
 
-def read_reasons(reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str | None) -> GivenReasons:
+Find = Callable[[Mapping[str, Reason]], list[str | None]]
+"""From reasons to the key that every class takes, or None."""
+
+
+def read_reasons(
+    reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str | None, find: Find | None = None
+) -> GivenReasons:
     """The reasons for one image.
 
     Args:
@@ -136,6 +144,7 @@ def read_reasons(reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str |
             folder of those, in which the image's is found by its name.
         vocabulary: the classes.
         image_name: the image's path, or None where it has none.
+        find: how the network finds reasons; without, by the vocabulary's synonyms.
 
     Raises:
         UserError: something else, or a class among the reasons that is none of the vocabulary.
@@ -143,14 +152,17 @@ def read_reasons(reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str |
     """
     if reasons is None:
         return GivenReasons({}, "names")
+    if find is None:
+        find = partial(match_reasons, vocabulary.synonyms)
     if isinstance(reasons, Mapping):
         given = {str(name): _reason(str(name), value) for name, value in reasons.items()}
-        known = {name for names in vocabulary.synonyms for name in names} | set(vocabulary.class_names)
+        known = {name for names in (*vocabulary.synonyms, *vocabulary.sed_names) for name in names}
+        known.update(vocabulary.class_names)
         for name in given:
             if known.isdisjoint({name, *(part.strip() for part in name.split(","))}):
                 some = ", ".join(vocabulary.class_names[:8])
                 raise UserError(f"reasons: {name!r} is none of the classes ({some})")
-        return _shared(given, vocabulary, "the reasons given")
+        return _shared(given, find(given), vocabulary, "the reasons given")
     if not isinstance(reasons, (str, Path)):
         what = type(reasons).__name__
         raise UserError(f"reasons: a {what}; give a mapping, a reason file, a folder of them, or None")
@@ -166,16 +178,18 @@ def read_reasons(reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str |
     if not path.is_file():
         raise UserError(f"reasons: {path}: no such file or folder")
     if not _is_of_image(path):
-        return _shared(load_generic(path), vocabulary, str(path))
+        generic = load_generic(path)
+        return _shared(generic, find(generic), vocabulary, str(path))
     own = load_image(path).reasons
-    if all(key is None for key in match_reasons(vocabulary.synonyms, own)):
+    if all(key is None for key in find(own)):
         note = f"{path} names no class of the vocabulary: segmented by names alone"
         return GivenReasons({}, "names", str(path), note)
     return GivenReasons(own, "image", str(path))
 
 
-def _shared(reasons: Mapping[str, Reason], vocabulary: Vocabulary, source: str) -> GivenReasons:
-    keys = match_reasons(vocabulary.synonyms, reasons)
+def _shared(
+    reasons: Mapping[str, Reason], keys: Sequence[str | None], vocabulary: Vocabulary, source: str
+) -> GivenReasons:
     without = [vocabulary.class_names[index] for index, key in enumerate(keys) if key is None]
     if not without:
         return GivenReasons(reasons, "generic", source)

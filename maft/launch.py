@@ -63,7 +63,7 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     say_vocabularies(cfg, *(("TEST",) if arguments.eval_only else ("TRAIN", "TEST")))
     model = build_network(cfg, training=not arguments.eval_only)
     if arguments.eval_only:
-        load_for_evaluation(cfg, model)
+        load_for_evaluation(model, cfg.MODEL.WEIGHTS)
         show(evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume))
         return
 

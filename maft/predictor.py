@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import open_clip
@@ -19,17 +20,19 @@ from torch import Tensor
 from maft import build, drawing
 from maft.errors import UserError
 from maft.inputs import ClassesLike, GivenReasons, ImageLike, ReasonsLike, read_classes, read_image, read_reasons
-from maft.modeling.maft_plus import MAFTPlus, View
+from maft.modeling.network import SegmentingNetwork
 from maft.modeling.results import Results
 from maft.resources import mini_weights
 from maft.result import FoundClass, Result
 from maft.sizes import resized
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
-from maft.text.prompts import MODES, Prompts, match_reasons, mixed_prompts
-from maft.text.rows import Classifier, Origin, RowFold
+from maft.text.planes import DESIGNS
+from maft.text.prompts import MODES
+from maft.text.rows import Origin
+from maft.text.source import Fold, Sentences, Synonyms
 from maft.text.tokens import describe_cut, describe_doubles, doubles
-from maft.weights.checkpoint import load_model_weights
+from maft.weights.loading import load_for_evaluation
 from reason.triplets import Reason
 from reason.vocabulary import Vocabulary
 
@@ -48,42 +51,53 @@ def load_segmentor(
     dtype: torch.dtype = torch.float32,
     attributes: int = 3,
     mode: str = "reference",
+    design: str | None = None,
     bank: str | Path | None = None,
+    clip: str | Path | None = None,
 ) -> Segmentor:
     """A segmentor that is ready for use.
 
     Args:
-        name: "base", "large", "panoptic", or "mini", which needs no weight file.
+        name: "base", "large", "panoptic"; "sed-base", "sed-large"; or "mini", which needs no weight file.
         weights: the checkpoint, or "seeded" for random weights whose results mean nothing.
         device: default: a GPU where there is one.
         dtype: float32, or bfloat16 for autocast: faster, with results that differ in a few pixels.
         attributes: K, the attributes of each reason that are used.
-        mode: "reference", or "aligned", which averages each attribute over its own templates.
+        mode: "reference", or "aligned", which averages each attribute over its own templates (MAFT+) and does not cut
+            maps of very long images (SED).
+        design: of SED's models alone, how K attributes meet: "passes" (the default), "joint", "mean" or "spread"; see
+            docs/numerics_sed.md section 10.
         bank: folder that keeps text features for the next time; None keeps them in memory.
+        clip: CLIP's own weights, for a checkpoint that leaves out parts of it, such as its text tower: a file, or a
+            tag of open_clip's; default: those that the model was trained from, which are downloaded.
 
     Raises:
-        UserError: unknown name, mode or dtype, or weights that are missing or of another model.
+        UserError: unknown name, mode, design or dtype, or weights that are missing or of another model.
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype}: choose torch.float32 or torch.bfloat16")
     if mode not in MODES:
         raise UserError(f"mode: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    if design is not None and design not in DESIGNS:
+        raise UserError(f"design: unknown design {design!r}; choose one of {', '.join(DESIGNS)}")
     if isinstance(attributes, bool) or not isinstance(attributes, int) or attributes < 1:
         raise UserError(f"attributes: {attributes!r}; give a whole number, at least 1")
     if weights is None and name == "mini":
         weights = mini_weights()
     if weights is None and name in build.MODELS:
         raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
-    network = build.build_network(name)
-    assert isinstance(network, MAFTPlus)
-    load_model_weights(network, os.path.expanduser(weights or ""))
+    network = build.build_network(name, **({} if clip is None else {"clip_weights": os.path.expanduser(clip)}))
+    network.text_fold(attributes=attributes, mode=mode, design=design)  # a design that cannot be, before the weights
+    load_for_evaluation(network, os.path.expanduser(weights or ""))
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         network = network.to(torch.device(chosen))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {str(chosen)!r} cannot be used here ({reason}); 'cpu' always can") from error
-    return Segmentor(network, build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, bank=bank)
+    return Segmentor(
+        network, build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, design=design, bank=bank
+    )
 
 
 class Segmentor:
@@ -92,25 +106,26 @@ class Segmentor:
     Args:
         network: in evaluation mode, weights loaded.
         size: (short side, longest side) that images are resized to, in pixels.
-        dtype, attributes, mode, bank: see `load_segmentor`.
+        dtype, attributes, mode, design, bank: see `load_segmentor`.
     """
 
     def __init__(
         self,
-        network: MAFTPlus,
+        network: SegmentingNetwork[Any, Any, Any],
         size: tuple[int, int],
         *,
         dtype: torch.dtype = torch.float32,
         attributes: int = 3,
         mode: str = "reference",
+        design: str | None = None,
         bank: str | Path | None = None,
     ) -> None:
         self.network, self.size, self.dtype = network, size, dtype
-        self._fold = RowFold(mode=mode, num_des=attributes)
+        self._fold: Fold[Any, Any] = network.text_fold(attributes=attributes, mode=mode, design=design)
         clip = network.clip
         encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
         self._bank = FeatureBank(encoder, self._fold.templates, os.path.expanduser(bank) if bank else None)
-        self._kept: tuple[object, Classifier] | None = None
+        self._kept: tuple[object, Any] | None = None
         self._said: set[object] = set()
 
     @overload
@@ -172,16 +187,31 @@ class Segmentor:
             return nullcontext()
         return torch.autocast(self.network.device.type, dtype=self.dtype)
 
-    def classifier(self, vocabulary: Vocabulary, given: GivenReasons) -> Classifier:
-        """The classifier rows of a vocabulary and reasons; those of the last call are kept.
+    def read_reasons(self, reasons: ReasonsLike, vocabulary: Vocabulary, image_name: str | None) -> GivenReasons:
+        """Reasons as the network finds them; see `maft.inputs.read_reasons`."""
+        names = self._fold.names(vocabulary)
+        return read_reasons(reasons, vocabulary, image_name, partial(self._fold.find, names))
+
+    def used(self, vocabulary: Vocabulary, given: GivenReasons) -> dict[str, Reason]:
+        """The reasons that classes take, by the classes' first names."""
+        keys = self._fold.find(self._fold.names(vocabulary), given.reasons)
+        return {
+            entry.synonyms[0]: given.reasons[key]
+            for entry, key in zip(vocabulary.classes, keys, strict=True)
+            if key is not None
+        }
+
+    def classifier(self, vocabulary: Vocabulary, given: GivenReasons) -> Any:
+        """The network's text input for a vocabulary and reasons; that of the last call is kept.
 
         Raises:
             UserError: the classes or attributes cannot be used.
         """
-        key = (vocabulary.synonyms, given.kind, tuple(given.reasons.items()))
+        names = self._fold.names(vocabulary)
+        key = (names, vocabulary.synonyms, given.kind, tuple(given.reasons.items()))
         if self._kept is None or self._kept[0] != key:
-            prompts, origin = self._prompts(vocabulary.synonyms, given)
-            self._warn(vocabulary.synonyms, prompts.sentences)
+            prompts, origin = self._prompts(names, given)
+            self._warn(names, prompts.sentences)
             features = self._bank.get(prompts.sentences)
             self._kept = (key, self._fold.fold(features, prompts, len(vocabulary), origin))
         return self._kept[1]
@@ -198,18 +228,16 @@ class Segmentor:
         if cut:
             logger.warning("%s", describe_cut(cut, len(sentences), tokens.most))
 
-    def _prompts(self, synonyms: Sequence[Sequence[str]], given: GivenReasons) -> tuple[Prompts, Origin]:
+    def _prompts(self, names: Synonyms, given: GivenReasons) -> tuple[Sentences, Origin]:
         if given.kind == "image":
-            prompts = self._fold.image(synonyms, given.reasons, given.source)
+            prompts = self._fold.image(names, given.reasons, given.source)
             if prompts is not None:
                 return prompts, "image"
         elif given.kind == "generic":
-            return self._fold.generic(synonyms, given.reasons, given.source), "generic"
+            return self._fold.generic(names, given.reasons, given.source), "generic"
         elif given.kind == "some":
-            fold = self._fold
-            mixed = mixed_prompts(synonyms, given.reasons, fold.num_des, fold.mode, given.source, fold.templates)
-            return mixed, "generic"
-        return self._fold.plain(synonyms), "plain"
+            return self._fold.mixed(names, given.reasons, given.source), "generic"
+        return self._fold.plain(names), "plain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,22 +252,22 @@ class Seen:
 
     segmentor: Segmentor
     image: NDArray[np.uint8]
-    view: View
+    view: Any
     name: str | None = None
 
     def segment(self, classes: ClassesLike, reasons: ReasonsLike = None, *, things: Sequence[str] = ()) -> Result:
         """Segment the image by these classes; arguments and errors are those of `Segmentor.__call__`."""
         vocabulary = read_classes(classes, things)
-        given = read_reasons(reasons, vocabulary, self.name)
+        given = self.segmentor.read_reasons(reasons, vocabulary, self.name)
         if given.note and given.kind == "names":
             logger.warning("%s", given.note)
         classifier = self.segmentor.classifier(vocabulary, given)
         size = result_size(*self.image.shape[:2])
         with torch.inference_mode(), self.segmentor._precision():
             results = self.segmentor.network.results(self.view, classifier, size, vocabulary.thing_indices)
-        return self._result(vocabulary, given, classifier, results)
+        return self._result(vocabulary, given, classifier.source, results)
 
-    def _result(self, vocabulary: Vocabulary, given: GivenReasons, classifier: Classifier, results: Results) -> Result:
+    def _result(self, vocabulary: Vocabulary, given: GivenReasons, origin: Origin, results: Results) -> Result:
         scores = results["sem_seg"].float()
         segments, segment_map = None, None
         if "panoptic_seg" in results:
@@ -263,8 +291,8 @@ class Seen:
             classes=_found(vocabulary, labels, small, scores),
             segments=segments,
             segment_map=segment_map,
-            reasons=_used(vocabulary, given),
-            origin=names[classifier.source],
+            reasons=self.segmentor.used(vocabulary, given),
+            origin=names[origin],
             note=given.note,
         )
 
@@ -296,12 +324,3 @@ def _found(
         score = float(scores[index][inside].mean()) if bool(inside.any()) else 0.0
         found.append(FoundClass(index, vocabulary.classes[index].synonyms[0], share, score))
     return tuple(found)
-
-
-def _used(vocabulary: Vocabulary, given: GivenReasons) -> dict[str, Reason]:
-    keys = match_reasons(vocabulary.synonyms, given.reasons)
-    return {
-        entry.synonyms[0]: given.reasons[key]
-        for entry, key in zip(vocabulary.classes, keys, strict=True)
-        if key is not None
-    }

@@ -74,7 +74,7 @@ def evaluate_config(
     cfg.freeze()
     say_vocabularies(cfg, "TEST")
     model = build_network(cfg)
-    load_for_evaluation(cfg, model)
+    load_for_evaluation(model, cfg.MODEL.WEIGHTS)
     return evaluate_all(cfg, model, config_file, resume=resume, evaluator=evaluator)
 
 

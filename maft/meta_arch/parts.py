@@ -59,9 +59,7 @@ def clip_architecture(cfg: CfgNode) -> str:
 
 def bad_architecture(error: ValueError) -> UserError:
     """The error of an architecture that cannot be built."""
-    return UserError(
-        f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320"
-    )
+    return UserError(f"MODEL.FC_CLIP.CLIP_MODEL_NAME: {error}; take convnext_base_w_320 or convnext_large_d_320")
 
 
 @_register(SEM_SEG_HEADS_REGISTRY, "MSDeformAttnPixelDecoder")
@@ -129,6 +127,7 @@ def network_arguments(cfg: CfgNode) -> Arguments:
         **head,
         "panoptic": cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON,
         "classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "clip_weights": cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS,
         "transfer_heads": cfg.MODEL.cdt_params[1],
         "losses": loss_options(cfg),
         "results": result_options(cfg),
@@ -203,5 +202,3 @@ def reason_settings(cfg: CfgNode, *, reasons: bool) -> ReasonSettings:
         bank_dtype=model.REASON.BANK_DTYPE,
         places=describe_image_reason_folders(model.REASON_DIR, model.REASON_DATA, root),
     )
-
-

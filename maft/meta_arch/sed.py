@@ -15,38 +15,31 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 
+from maft.build import MODELS, build_backbone, sed_parts
 from maft.errors import UserError
 from maft.meta_arch.maft_plus import mask_tensor
-from maft.meta_arch.parts import reason_settings
+from maft.meta_arch.parts import Arguments, reason_settings
 from maft.meta_arch.vocabularies import common_vocabulary, registered_vocabulary
-from maft.modeling.backbone import CLIPBackbone, build_clip, known_architecture
 from maft.modeling.sed import SED as Network
-from maft.modeling.sed import GradualFusionDecoder, ImageFeatures, combine_attributes, semantic_map
 from maft.modeling.sed.results import COMBINE, COMBINE_SPACE
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
-from maft.text.plane_fold import Names, PlaneFold, Planes
-from maft.text.planes import PlanePrompts, check_design
+from maft.text.plane_fold import Names, Planes
+from maft.text.planes import PlanePrompts
 from maft.text.settings import ReasonSettings
 from maft.text.source import TextSource
-from reason.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-CLIPS = {
-    "Convnext-B": ("convnext_base_w_320", "laion_aesthetic_s13b_b82k"),
-    "Convnext-L": ("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"),
-}
-"""MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's architecture, and the weights that training starts from."""
-CLIP_DROPOUT = {"Convnext-L": 0.1}
-"""The same -> dropout of CLIP in training; the others have none, and no drop path."""
+CLIPS = {"Convnext-B": "sed-base", "Convnext-L": "sed-large"}
+"""MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> the model of `maft.build.MODELS` that has this CLIP."""
 TEMPLATES = "imagenet"
 _FIXED = {"ATTENTION_TYPE": "linear", "CNEXT_TYPE": "V1", "TEXT_GUIDANCE_DIM": 0}
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-def SEDHead(cfg: CfgNode, channels: Mapping[str, int]) -> GradualFusionDecoder:
-    """MODEL.SEM_SEG_HEAD.NAME "SEDHead": the decoder of the keys below MODEL.SEM_SEG_HEAD.
+def SEDHead(cfg: CfgNode, input_shape: object = None) -> Arguments:
+    """MODEL.SEM_SEG_HEAD.NAME "SEDHead": what the keys below MODEL.SEM_SEG_HEAD say of the decoder.
 
     Raises:
         UserError: a key has a value that the published networks do not use and this one does not know.
@@ -60,27 +53,17 @@ def SEDHead(cfg: CfgNode, channels: Mapping[str, int]) -> GradualFusionDecoder:
             f"MODEL.PROMPT_ENSEMBLE_TYPE: '{cfg.MODEL.PROMPT_ENSEMBLE_TYPE}'; the decoder's weights are made for the "
             f"80 templates of '{TEMPLATES}'"
         )
-    given = [channels[name] for name in ("res4", "res3", "res2")]
-    if list(head.DECODER_GUIDANCE_DIMS) != given:
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS: {list(head.DECODER_GUIDANCE_DIMS)}, but res4, res3, res2 of "
-            f"{head.CLIP_PRETRAINED} have {given} channels; set it so"
-        )
     pooling = head.POOLING_SIZES
     if len(pooling) != 2 or pooling[0] != pooling[1]:
         raise UserError(f"MODEL.SEM_SEG_HEAD.POOLING_SIZES: {pooling}; two equal sides, such as [1, 1]")
-    try:
-        return GradualFusionDecoder(
-            width=head.HIDDEN_DIMS,
-            widths=head.DECODER_DIMS,
-            guidance=head.DECODER_GUIDANCE_PROJ_DIMS,
-            image_channels=given,
-            heads=head.NUM_HEADS,
-            kernels=head.KERNEL_SIZE,
-            pooling=(pooling[0],) * 3,
-        )
-    except ValueError as error:
-        raise UserError(f"MODEL.SEM_SEG_HEAD: {error}") from error
+    return {
+        "width": head.HIDDEN_DIMS,
+        "widths": head.DECODER_DIMS,
+        "guidance": head.DECODER_GUIDANCE_PROJ_DIMS,
+        "heads": head.NUM_HEADS,
+        "kernels": head.KERNEL_SIZE,
+        "pooling": pooling[0],
+    }
 
 
 @META_ARCH_REGISTRY.register()
@@ -88,15 +71,10 @@ class SED(Network):
     """SED behind detectron2's interface: dictionaries of images in, dictionaries of results out.
 
     Args:
-        backbone, decoder, side, finetune, clip_dropout: see `maft.modeling.sed.SED`.
-        clip_weights: what CLIP starts a training from, see `maft.weights.clip`.
         settings: which reasons and sentences, see `ReasonSettings`.
-        design: SED.ATTRIBUTES.
-        combine, combine_space: SED.COMBINE, SED.COMBINE_SPACE.
-        keep: k of early rejection, None for none.
-        crop: cut the map as the reference does (quirk 4).
         class_files: JSON lists of class strings that take the place of the data sets' own, for training and test.
         ignored_are_negatives: SED.IGNORED_AS_NEGATIVES.
+        network: the arguments of `maft.modeling.sed.SED`.
     """
 
     uses_reasons = False
@@ -105,31 +83,17 @@ class SED(Network):
     def __init__(
         self,
         *,
-        backbone: CLIPBackbone,
-        decoder: GradualFusionDecoder,
-        side: int,
-        finetune: str | None,
-        clip_dropout: float,
-        clip_weights: str,
         settings: ReasonSettings,
-        design: str,
-        combine: str,
-        combine_space: str,
-        keep: int | None,
-        crop: bool,
         class_files: Mapping[str, str],
         ignored_are_negatives: bool,
+        **network: Any,
     ) -> None:
-        super().__init__(backbone=backbone, decoder=decoder, side=side, finetune=finetune, clip_dropout=clip_dropout)
-        self.learning = finetune is not None
-        self.clip_weights = clip_weights
+        super().__init__(**network)
         self.settings = settings
         self._bank: FeatureBank | None = None
-        self._fold = PlaneFold(design=design, num_des=settings.num_des, templates=TEMPLATES)
+        self._fold = self.text_fold(attributes=settings.num_des, mode=settings.mode, design=None)
         self._sources: dict[bool, TextSource[PlanePrompts, Planes]] = {}
         self._names: dict[tuple[str, str], Names] = {}
-        self.design, self.combine, self.combine_space = check_design(design), combine, combine_space
-        self.keep, self.crop = keep, crop
         self._class_files = dict(class_files)
         self.ignored_are_negatives = ignored_are_negatives
 
@@ -145,20 +109,18 @@ class SED(Network):
                 raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
         if cfg.TEST.FAST_INFERENCE and cfg.TEST.TOPK < 1:
             raise UserError(f"TEST.TOPK: {cfg.TEST.TOPK}; at least one class a cell, 8 in the published SED-fast")
-        backbone, tag = build_backbone(head.CLIP_PRETRAINED)
+        network = network_parts(
+            cfg,
+            side=own.IMAGE_SIDE,
+            finetune=head.CLIP_FINETUNE if learning else None,
+            design=own.ATTRIBUTES,
+            combine=own.COMBINE,
+            combine_space=own.COMBINE_SPACE,
+            keep=cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else None,
+        )
         return {
-            "backbone": backbone,
-            "decoder": SEM_SEG_HEADS_REGISTRY.get(head.NAME)(cfg, backbone.channels),
-            "side": own.IMAGE_SIDE,
-            "finetune": head.CLIP_FINETUNE if learning else None,
-            "clip_dropout": CLIP_DROPOUT.get(head.CLIP_PRETRAINED, 0.0),
-            "clip_weights": own.CLIP_WEIGHTS or tag,
+            **network,
             "settings": reason_settings(cfg, reasons=cls.uses_reasons),
-            "design": own.ATTRIBUTES,
-            "combine": own.COMBINE,
-            "combine_space": own.COMBINE_SPACE,
-            "keep": cfg.TEST.TOPK if cfg.TEST.FAST_INFERENCE else None,
-            "crop": cfg.MODEL.REASON.MODE == "reference",
             "class_files": {"TRAIN": head.TRAIN_CLASS_JSON, "TEST": head.TEST_CLASS_JSON},
             "ignored_are_negatives": own.IGNORED_AS_NEGATIVES,
         }
@@ -179,7 +141,9 @@ class SED(Network):
         settings = self.settings
         if self._bank is None:
             encoder = CLIPTextEncoder(self.clip.clip_model, open_clip.get_tokenizer(self.clip.model_name))
-            self._bank = FeatureBank(encoder, TEMPLATES, settings.bank_dir, storage_dtype=settings.bank_dtype)
+            self._bank = FeatureBank(
+                encoder, self._fold.templates, settings.bank_dir, storage_dtype=settings.bank_dtype
+            )
         if reasons not in self._sources:
             self._sources[reasons] = TextSource(
                 self._fold,
@@ -204,8 +168,12 @@ class SED(Network):
         """
         if self.training:
             return self._learn(batched_inputs)
-        features = self.encode(self.prepare([record["image"] for record in batched_inputs]))
-        return [self._result(record, features.of(index)) for index, record in enumerate(batched_inputs)]
+        views = self.look([record["image"] for record in batched_inputs])
+        outputs = []
+        for record, view in zip(batched_inputs, views, strict=True):
+            size = (record.get("height", view.image_size[0]), record.get("width", view.image_size[1]))
+            outputs.append(dict(self.results(view, self.classifier_for(record), size)))
+        return outputs
 
     def _learn(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if not self.learning:
@@ -236,14 +204,10 @@ class SED(Network):
     def classifier_for(self, record: Mapping[str, Any]) -> Planes:
         """The planes of one image."""
         if "vocabulary" in record:
-            names = self._names_of(record["vocabulary"])
+            names = self._fold.names(record["vocabulary"])
         else:
             names = self.class_names(record["meta"]["dataname"], "TEST")
         return self.text.classifier(names, record.get("file_name"))
-
-    def _names_of(self, vocabulary: Vocabulary) -> Names:
-        self._fold.know_other_names(vocabulary.sed_names, vocabulary.synonyms)
-        return vocabulary.sed_names
 
     def class_names(self, dataset: str, purpose: str) -> Names:
         """The names of a data set's classes as SED splits them; the fold learns the other list's as well.
@@ -261,20 +225,6 @@ class SED(Network):
             self._fold.know_other_names(self._names[key], others)
         return self._names[key]
 
-    def _result(self, record: Mapping[str, Any], features: ImageFeatures) -> dict[str, Any]:
-        planes = self.classifier_for(record)
-        # Image-specific reasons reject most classes themselves, and leave few.
-        keep = None if planes.source == "image" else self.keep
-        decoded = self.score(features, planes.planes.to(self.device), keep=keep, joint=self.design == "joint")
-        probabilities = combine_attributes(decoded.logits, self.combine, self.combine_space)
-        kept = decoded.kept[-1]
-        if planes.class_index is not None:
-            kept = torch.tensor(planes.class_index, device=kept.device)[kept]
-        height, width = record["image"].shape[-2:]
-        size = (record.get("height", height), record.get("width", width))
-        crop = (height, width) if self.crop else None
-        return {"sem_seg": semantic_map(probabilities, kept, planes.num_classes, size, crop)}
-
 
 IGNORED = 255
 """The label of pixels without a class, in training."""
@@ -289,18 +239,31 @@ class SED_Reason(SED):
     uses_reasons = True
 
 
-def build_backbone(name: str) -> tuple[CLIPBackbone, str]:
-    """The CLIP of MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, and open_clip's tag of its weights ("" for one of one's own).
+def network_parts(cfg: CfgNode, **changes: Any) -> Arguments:
+    """The arguments of `maft.modeling.sed.SED` that a config's keys decide, with `changes`.
 
     Raises:
-        UserError: no such CLIP.
+        UserError: no such CLIP, or a decoder that cannot be or does not fit it.
     """
-    architecture, tag = CLIPS.get(name, (name, ""))
+    head = cfg.MODEL.SEM_SEG_HEAD
+    decoder = SEM_SEG_HEADS_REGISTRY.get(head.NAME)(cfg)
+    name = head.CLIP_PRETRAINED
+    published = MODELS[CLIPS[name]] if name in CLIPS else {"clip": name}
     try:
-        architecture = known_architecture(architecture)
-        return CLIPBackbone(build_clip(architecture), architecture), tag
+        backbone = build_backbone(published["clip"])
     except ValueError as error:
         raise UserError(f"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED: {error}; take one of {', '.join(CLIPS)}") from error
+    given = [backbone.channels[name] for name in ("res4", "res3", "res2")]
+    if list(head.DECODER_GUIDANCE_DIMS) != given:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS: {list(head.DECODER_GUIDANCE_DIMS)}, but res4, res3, res2 of "
+            f"{name} have {given} channels; set it so"
+        )
+    try:
+        parts = sed_parts(**{**published, "clip": backbone, **decoder, **changes})
+    except ValueError as error:
+        raise UserError(f"MODEL.SEM_SEG_HEAD: {error}") from error
+    return {**parts, "clip_weights": cfg.SED.CLIP_WEIGHTS or parts.get("clip_weights", "")}
 
 
 def read_class_file(path: str, purpose: str, dataset: str, classes: int) -> Names | None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maft import inference
-from maft.text.rows import Classifier
+from maft.errors import UserError
+from maft.text.rows import Classifier, RowFold
 
 from .backbone import CLIPBackbone
 from .classify import class_log_scores, row_logits
@@ -38,9 +39,7 @@ MAFTPlusT = TypeVar("MAFTPlusT", bound="MAFTPlus")
 class MaskHead(nn.Module):
     """Pixel decoder and transformer decoder under the names of the published state dicts."""
 
-    def __init__(
-        self, pixel_decoder: MSDeformAttnPixelDecoder, predictor: MultiScaleMaskedTransformerDecoder
-    ) -> None:
+    def __init__(self, pixel_decoder: MSDeformAttnPixelDecoder, predictor: MultiScaleMaskedTransformerDecoder) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
@@ -114,6 +113,7 @@ class MAFTPlus(nn.Module):
         pixel_mean, pixel_std: of RGB in [0, 255].
         size_divisibility: images are padded to a multiple of this.
         results: which results to make.
+        clip_weights: where CLIP's own weights come from, see `maft.weights.clip`; "" for nowhere.
 
     Raises:
         ValueError: the transfer's width is not CLIP's, or the padding does not fit the backbone's stride.
@@ -121,7 +121,6 @@ class MAFTPlus(nn.Module):
 
     clip_prefixes = ("backbone.clip_model.", "backbone_t.clip_model.")
     teacher_prefix = "backbone_t."
-    clip_weights = ""
     targets: Literal["instances", "label map"] = "instances"
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -141,6 +140,7 @@ class MAFTPlus(nn.Module):
         pixel_std: Sequence[float] = PIXEL_STD,
         size_divisibility: int = BACKBONE_STRIDE,
         results: ResultOptions | None = None,
+        clip_weights: str = "",
     ) -> None:
         super().__init__()
         if size_divisibility % BACKBONE_STRIDE:
@@ -157,6 +157,7 @@ class MAFTPlus(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.size_divisibility = size_divisibility
         self.result_options = results or ResultOptions(panoptic=panoptic)
+        self.clip_weights = clip_weights
         self.learning = learning
         if learning:
             for name, parameter in self.named_parameters():
@@ -219,6 +220,16 @@ class MAFTPlus(nn.Module):
                 height, width = images[position].shape[-2:]
                 views[position] = View(regions.of_image(index), (height, width), padded_size)
         return [views[position] for position in range(len(images))]
+
+    def text_fold(self, *, attributes: int, mode: str, design: str | None) -> RowFold:
+        """How names and reasons become classifier rows; see `maft.modeling.network.SegmentingNetwork`.
+
+        Raises:
+            UserError: a number of attributes or a mode that there is not, or a design, which is SED's.
+        """
+        if design is not None:
+            raise UserError(f"design: {design!r}; only SED's models (sed-base, sed-large) have designs, leave it out")
+        return RowFold(mode=mode, num_des=attributes)
 
     def results(
         self, view: View, classifier: Classifier, size: tuple[int, int], things: Collection[int] = ()

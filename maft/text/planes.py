@@ -107,36 +107,77 @@ def reason_planes(
     Raises:
         UserError: a bad `num_des` or `design`.
     """
-    check_num_des(num_des)
-    check_design(design)
+    prompts = _prompts(names, reasons, num_des, design, source, templates, other_names, every_class=False)
+    return prompts if prompts.class_index else None
+
+
+def mixed_planes(
+    names: Sequence[Sequence[str]],
+    reasons: Mapping[str, Reason],
+    num_des: int,
+    design: str,
+    source: str,
+    templates: TemplateSet,
+    other_names: Sequence[Sequence[str]] | None = None,
+) -> PlanePrompts:
+    """Reasons for some classes, names for the others: what the Python interface makes of a mapping (not the paper's).
+
+    A class without a reason has its names alone in every attribute's place, so that all classes are compared.
+    Arguments and errors as of `reason_planes`.
+    """
+    prompts = _prompts(names, reasons, num_des, design, source, templates, other_names, every_class=True)
+    return replace(prompts, class_index=None)
+
+
+def find_reasons(
+    names: Sequence[Sequence[str]], reasons: Mapping[str, Reason], other_names: Sequence[Sequence[str]] | None
+) -> list[str | None]:
+    """The key of `reasons` that every class takes, or None: by `names`, else by the names of the other list."""
     keys = match_reasons(names, reasons)
     others = keys if other_names is None else match_reasons(other_names, reasons)
-    found = [own or other for own, other in zip(keys, others, strict=True)]
-    empty = tuple(names[i][0] for i, key in enumerate(found) if key is not None and not reasons[key].attributes)
-    covered = [i for i, key in enumerate(found) if key is not None and reasons[key].attributes]
-    if not covered:
-        return None
-    given = [reasons[key].attributes for key in found if key is not None and reasons[key].attributes]
+    return [other if own is None else own for own, other in zip(keys, others, strict=True)]
+
+
+def _prompts(
+    names: Sequence[Sequence[str]],
+    reasons: Mapping[str, Reason],
+    num_des: int,
+    design: str,
+    source: str,
+    templates: TemplateSet,
+    other_names: Sequence[Sequence[str]] | None,
+    *,
+    every_class: bool,
+) -> PlanePrompts:
+    """The sentences of covered classes, or of every class, those without a reason by their names alone."""
+    check_num_des(num_des)
+    check_design(design)
+    found = find_reasons(names, reasons, other_names)
+    given = [() if key is None else reasons[key].attributes for key in found]
+    covered = [index for index, attributes in enumerate(given) if attributes]
+    asked = list(range(len(names))) if every_class else covered
     groups = 1 if design == "spread" else num_des
     sentences = []
     for group in range(groups):
-        for index, attributes in zip(covered, given, strict=True):
+        for index in asked:
             for number, template in enumerate(templates.templates):
                 turn = number % num_des if design == "spread" else group
-                attribute = attributes[turn % len(attributes)]
-                sentences += [template.format(f"{name} that has {attribute}") for name in names[index]]
+                own = given[index]
+                ending = f" that has {own[turn % len(own)]}" if own else ""
+                sentences += [template.format(f"{name}{ending}") for name in names[index]]
     known = {name for own in (*names, *(other_names or ())) for name in own}
+    by_own = find_reasons(names, reasons, None)
     return PlanePrompts(
         sentences=tuple(sentences),
         groups=groups,
         templates=len(templates),
-        names_per_class=tuple(len(names[index]) for index in covered),
-        class_index=tuple(covered),
+        names_per_class=tuple(len(names[index]) for index in asked),
+        class_index=tuple(asked),
         blend=design == "mean",
-        padded=tuple(names[i][0] for i, own in zip(covered, given, strict=True) if len(own) < num_des),
-        empty=empty,
+        padded=tuple(names[index][0] for index in covered if len(given[index]) < num_des),
+        empty=tuple(names[index][0] for index, key in enumerate(found) if key is not None and not given[index]),
         ignored=tuple(key for key in reasons if known.isdisjoint(part.strip() for part in key.split(","))),
-        by_other_names=tuple(names[index][0] for index in covered if keys[index] is None),
+        by_other_names=tuple(names[index][0] for index in covered if by_own[index] is None),
         source=source,
     )
 

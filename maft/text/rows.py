@@ -16,9 +16,19 @@ from torch import Tensor
 from maft.text.bank import FeatureBank
 from maft.text.feature_files import feature_file_path, read_feature_file
 from maft.text.notes import Notes
-from maft.text.prompts import Prompts, check_mode, check_num_des, generic_prompts, image_prompts, plain_prompts
+from maft.text.prompts import (
+    Prompts,
+    check_mode,
+    check_num_des,
+    generic_prompts,
+    image_prompts,
+    match_reasons,
+    mixed_prompts,
+    plain_prompts,
+)
 from maft.text.templates import TemplateSet, template_set
 from reason.triplets import Reason
+from reason.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +108,14 @@ class RowFold:
         self._clip_type, self._reason_data = clip_type, reason_data
         self._device = torch.device(device)
 
+    def names(self, vocabulary: Vocabulary) -> tuple[tuple[str, ...], ...]:
+        """By which names the classes of a vocabulary are asked for: all their synonyms."""
+        return vocabulary.synonyms
+
+    def find(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> list[str | None]:
+        """See `prompts.match_reasons`."""
+        return match_reasons(synonyms, reasons)
+
     def plain(self, synonyms: Sequence[Sequence[str]]) -> Prompts:
         """See `prompts.plain_prompts`."""
         return plain_prompts(synonyms, self.templates)
@@ -109,6 +127,10 @@ class RowFold:
     def image(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason], source: str) -> Prompts | None:
         """See `prompts.image_prompts`."""
         return image_prompts(synonyms, reasons, self.num_des, self.mode, source, self.templates)
+
+    def mixed(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason], source: str) -> Prompts:
+        """See `prompts.mixed_prompts`."""
+        return mixed_prompts(synonyms, reasons, self.num_des, self.mode, source, self.templates)
 
     def fold(self, features: Tensor, prompts: Prompts, num_classes: int, origin: Origin) -> Classifier:
         """Rows from the (N, E) features of `prompts.sentences`."""

@@ -14,8 +14,10 @@ from maft.errors import UserError
 from maft.text.bank import FeatureBank
 from maft.text.notes import Notes
 from maft.text.rows import Origin
+from maft.text.templates import TemplateSet
 from maft.text.tokens import describe_cut, describe_doubles, doubles
 from reason.triplets import Reason, find_image_file, load_generic, load_image
+from reason.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,16 @@ class Fold(Protocol[P, C_co]):
     num_des: int
     averages_names: bool
 
+    @property
+    def templates(self) -> TemplateSet:
+        """What the sentences are made with."""
+
+    def names(self, vocabulary: Vocabulary) -> Synonyms:
+        """By which names the classes of a vocabulary are asked for."""
+
+    def find(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> list[str | None]:
+        """The key of `reasons` that every class takes, or None."""
+
     def plain(self, synonyms: Sequence[Sequence[str]]) -> P:
         """The sentences of class names alone."""
 
@@ -68,6 +80,9 @@ class Fold(Protocol[P, C_co]):
 
     def image(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason], source: str) -> P | None:
         """The sentences of image-specific reasons; None where they cover no class."""
+
+    def mixed(self, synonyms: Sequence[Sequence[str]], reasons: Mapping[str, Reason], source: str) -> P:
+        """The sentences of reasons for some classes and of the names of all others."""
 
     def fold(self, features: Tensor, prompts: P, num_classes: int, origin: Origin) -> C_co:
         """The network's text input from the (N, E) un-normalised features of the sentences."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from maft.errors import UserError
-from maft.modeling.maft_plus import MAFTPlus
+from maft.modeling.network import LearningNetwork
 from maft.training.data import training_batches
 from maft.training.events import Events
 from maft.training.log import TrainingLog
@@ -39,7 +39,7 @@ Evaluate = Callable[[int], Mapping[str, Any]]
 
 def train(
     cfg: CfgNode,
-    model: MAFTPlus,
+    model: LearningNetwork,
     *,
     resume: bool,
     evaluate: Evaluate | None = None,
@@ -91,8 +91,8 @@ class Run:
     """Everything that changes while a model is trained."""
 
     cfg: CfgNode
-    model: nn.Module
-    network: nn.Module
+    model: LearningNetwork
+    network: LearningNetwork | DistributedDataParallel
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     clip: GradientClipper
@@ -103,7 +103,7 @@ class Run:
     """Finished steps."""
 
     @classmethod
-    def start(cls, cfg: CfgNode, model: MAFTPlus, *, resume: bool) -> Run:
+    def start(cls, cfg: CfgNode, model: LearningNetwork, *, resume: bool) -> Run:
         """A run at its first step, or where the last checkpoint of OUTPUT_DIR left it."""
         last = checkpoints.last(cfg.OUTPUT_DIR)
         if last and not resume:
@@ -129,7 +129,7 @@ class Run:
         if last:
             run.restore(checkpoints.load(last), str(last))
         else:
-            load_for_training(cfg, model)
+            load_for_training(model, cfg.MODEL.WEIGHTS)
         if comm.get_world_size() > 1:
             devices = [device] if device.type == "cuda" else None
             run.network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
@@ -174,7 +174,9 @@ class Run:
         device = next(self.model.parameters()).device
         last = part == self.accumulate - 1
         # Gradients are averaged over the processes once a step, with the last micro-batch.
-        alone = nullcontext() if last or self.network is self.model else self.network.no_sync()  # type: ignore[operator]
+        alone: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            alone = self.network.no_sync()
         with alone:
             with torch.autocast(device.type, dtype=self.precision, enabled=self.precision is not None):
                 try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
-from maft.modeling.maft_plus import MAFTPlus
+from maft.modeling.network import LearningNetwork
 
 OPTIMIZERS = ("ADAMW", "SGD")
 CLIPPINGS = ("full_model", "value", "norm")
@@ -23,8 +23,15 @@ NORMS = (
 Group = dict[str, Any]
 
 
+class HasModules(Protocol):
+    """An nn.Module, as far as its parameters are concerned."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every module by its name."""
+
+
 def parameter_groups(
-    model: nn.Module,
+    model: HasModules,
     *,
     rate_group: Callable[[str], str],
     rate: float,
@@ -67,7 +74,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(cfg: Any, model: MAFTPlus) -> torch.optim.Optimizer:
+def build_optimizer(cfg: Any, model: LearningNetwork) -> torch.optim.Optimizer:
     """The optimiser of a configuration's SOLVER section: AdamW for every published model.
 
     Raises:

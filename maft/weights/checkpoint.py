@@ -14,11 +14,11 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maft.errors import UserError
 from maft.weights.impostors import impostor, is_safetensors, read_head
-from maft.weights.seeding import SEEDED, seed_module
+from maft.weights.seeding import SEEDED, Seedable, seed_module
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,13 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     return content
 
 
+class Fillable(Seedable, Protocol):
+    """What `load_model_weights` fills: an nn.Module, or anything else with a state dict."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Take every entry from `state_dict`."""
+
+
 def _head_of_weights(path: Path) -> bytes:
     """The first bytes of a file that may hold weights."""
     try:
@@ -200,7 +207,7 @@ def _truncated(path: Path) -> UserError:
     return UserError(f"{path}: truncated, or not a PyTorch checkpoint; download it again ({_GET_WEIGHTS})")
 
 
-def load_model_weights(model: nn.Module, weights: str | Path) -> None:
+def load_model_weights(model: Fillable, weights: str | Path) -> None:
     """Fill `model` from `weights`, strictly: every name and shape must fit, the training-only teacher aside.
 
     Args:

@@ -9,7 +9,7 @@ import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
 from maft.errors import UserError
-from maft.modeling.maft_plus import MAFTPlus
+from maft.modeling.network import Network
 from maft.weights.checkpoint import load_weights, misfit
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def load_clip(model: MAFTPlus, weights: str) -> None:
+def load_clip(model: Network, weights: str) -> None:
     """Fill both towers of the backbone, and of the teacher where there is one, from one CLIP checkpoint.
 
     Args:
@@ -29,12 +29,12 @@ def load_clip(model: MAFTPlus, weights: str) -> None:
     Raises:
         UserError: no such tag or file, no way to download it, or weights of another architecture.
     """
-    architecture = model.backbone.model_name
+    architecture = model.clip.model_name
     path = find_clip_weights(architecture, weights)
     state = load_weights(path)
-    if problem := misfit(model.backbone.clip_model.state_dict(), state):
+    if problem := misfit(model.clip.clip_model.state_dict(), state):
         raise UserError(f"{_KEY}: {path} is not a checkpoint of {architecture} ({problem}); name one that is")
-    for backbone in (model.backbone, model.backbone_t):
+    for backbone in (model.clip, model.backbone_t):
         if backbone is not None:
             backbone.clip_model.load_state_dict(state)
     logger.info("CLIP %s begins with %s", architecture, path)

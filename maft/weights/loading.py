@@ -1,15 +1,14 @@
-"""What a model starts from: MODEL.WEIGHTS, and CLIP's own weights where that checkpoint does not hold them."""
+"""What a model starts from: its checkpoint, and CLIP's own weights where that checkpoint does not hold them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from detectron2.config import CfgNode
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.modeling.maft_plus import MAFTPlus
+from maft.modeling.network import Network
 from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without
 from maft.weights.clip import find_clip_weights, load_clip
 from maft.weights.seeding import SEEDED
@@ -17,40 +16,48 @@ from maft.weights.seeding import SEEDED
 logger = logging.getLogger(__name__)
 
 
-def load_for_evaluation(cfg: CfgNode, model: MAFTPlus) -> None:
-    """Fill `model` from MODEL.WEIGHTS, strictly.
+def load_for_evaluation(model: Network, weights: str) -> None:
+    """Fill `model` from a checkpoint, strictly.
 
     A checkpoint may leave out parts of CLIP that training does not change, its text tower above all: they come from
-    MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS then. Entries in float16 become the model's float32.
+    the model's `clip_weights` then. Entries in float16 become the model's float32.
+
+    Args:
+        model: its device and dtypes stay.
+        weights: MODEL.WEIGHTS: a path, or "seeded".
 
     Raises:
         UserError: nothing is named, or what is named cannot be read, is of another model, or is not enough.
     """
-    if cfg.MODEL.WEIGHTS in ("", SEEDED):
-        load_model_weights(model, cfg.MODEL.WEIGHTS)
+    if weights in ("", SEEDED):
+        load_model_weights(model, weights)
     else:
-        _load_checkpoint(cfg, model)
+        _load_checkpoint(model, weights)
 
 
-def load_for_training(cfg: CfgNode, model: MAFTPlus) -> None:
+def load_for_training(model: Network, weights: str) -> None:
     """Fill a model that is to be trained, teacher included.
 
-    Without MODEL.WEIGHTS, CLIP and its teacher come from MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS, and the rest keeps its
-    initial values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there.
+    Without a checkpoint, CLIP and its teacher come from the model's `clip_weights`, and the rest keeps its initial
+    values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there.
+
+    Args:
+        model: its device and dtypes stay.
+        weights: MODEL.WEIGHTS: a path, "seeded", or "".
 
     Raises:
         UserError: what is named cannot be read, is of another model, or is not enough.
     """
-    if cfg.MODEL.WEIGHTS == SEEDED:
+    if weights == SEEDED:
         load_model_weights(model, SEEDED)
-    elif cfg.MODEL.WEIGHTS:
-        _load_checkpoint(cfg, model)
+    elif weights:
+        _load_checkpoint(model, weights)
     else:
-        load_clip(model, model.clip_weights or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
+        load_clip(model, model.clip_weights)
 
 
-def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
-    path, own = cfg.MODEL.WEIGHTS, model.state_dict()
+def _load_checkpoint(model: Network, path: str) -> None:
+    own = model.state_dict()
     state = load_weights(path)
     if model.backbone_t is None:
         state = without(state, model.teacher_prefix)
@@ -58,25 +65,22 @@ def _load_checkpoint(cfg: CfgNode, model: MAFTPlus) -> None:
     # A file of another model is told so before CLIP is looked for.
     problem = misfit({name: value for name, value in own.items() if name not in lacking}, state)
     if lacking and not problem:
-        state |= _entries_of_clip(lacking, own, model.backbone.model_name, model.clip_weights, cfg)
+        state |= _entries_of_clip(lacking, own, model, path)
     elif problem:
         problem = misfit(own, state)
         raise UserError(
             f"{path}: not a checkpoint of this model: {problem}; "
-            "check that --config-file fits the weights (base, large, panoptic)"
+            "check that the model fits the weights (base, large, panoptic, SED's)"
         )
     model.load_state_dict(state)
     logger.info("loaded %d entries from %s", len(state) - len(lacking), path)
 
 
-def _entries_of_clip(
-    lacking: list[str], own: Mapping[str, Tensor], architecture: str, given: str, cfg: CfgNode
-) -> dict[str, Tensor]:
-    """The entries of CLIP, and of the teacher, that MODEL.WEIGHTS lacks."""
-    given = given or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
-    what = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
+def _entries_of_clip(lacking: list[str], own: Mapping[str, Tensor], model: Network, path: str) -> dict[str, Tensor]:
+    """The entries of CLIP, and of the teacher, that a checkpoint lacks."""
+    what = f"MODEL.WEIGHTS {path}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
     try:
-        file = find_clip_weights(architecture, given)
+        file = find_clip_weights(model.clip.model_name, model.clip_weights)
     except UserError as error:
         raise UserError(f"{what}, and {error}") from error
     clip = load_weights(file)
@@ -84,5 +88,5 @@ def _entries_of_clip(
     found = {name: clip[short] for name, short in by_name.items() if short in clip}
     if problem := misfit({name: own[name] for name in lacking}, found):
         raise UserError(f"{what}, and {file} does not supply them: {problem}")
-    logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), cfg.MODEL.WEIGHTS, file)
+    logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), path, file)
     return found

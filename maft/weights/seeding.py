@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 SEEDED = "seeded"
 """The value of MODEL.WEIGHTS that asks for stand-in weights."""
@@ -65,7 +65,18 @@ without them its classes would hardly differ."""
 SHIFTS = {"predictor.mask_embed.layers.2.bias": 0.15, "pixel_decoder.mask_features.bias": -0.15}
 """Name ending -> constant added last: about a quarter of every mask is positive."""
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+class Seedable(Protocol):
+    """An nn.Module, or anything else with a state dict whose tensors are its own."""
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """Every entry by its name."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation."""
+
+
+ModuleT = TypeVar("ModuleT", bound=Seedable)
 
 
 def is_seeded_entry(name: str, value: torch.Tensor) -> bool:
@@ -119,4 +130,5 @@ def seed_module(module: ModuleT) -> ModuleT:
     for name, value in module.state_dict().items():
         if is_seeded_entry(name, value):
             value.copy_(torch.from_numpy(seeded_entry(name, tuple(value.shape))))
-    return module.eval()
+    module.eval()
+    return module

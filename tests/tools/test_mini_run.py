@@ -104,7 +104,7 @@ def through_train_net(keys: dict[str, str]) -> dict[str, Any]:
     register_datasets(cfg)
     cfg.freeze()
     model = build_network(cfg)
-    load_for_evaluation(cfg, model)
+    load_for_evaluation(model, cfg.MODEL.WEIGHTS)
     ((_, evaluation),) = evaluate_all(cfg, model, config, resume=False).items()
     return dict(evaluation)
 

@@ -297,7 +297,7 @@ def test_weights_may_leave_out_clip(small_config: CfgNode, tmp_path: Path) -> No
     from maft.meta_arch import build_network
 
     whole = build_network(configured(small_config, MODEL__WEIGHTS="seeded"))
-    load_for_evaluation(small_config, whole)
+    load_for_evaluation(whole, "seeded")
     state = {name: value.half() if value.is_floating_point() else value for name, value in whole.state_dict().items()}
     prefix = "backbone.clip_model."
     clip = {name.removeprefix(prefix): value.clone() for name, value in state.items() if name.startswith(prefix)}
@@ -307,14 +307,14 @@ def test_weights_may_leave_out_clip(small_config: CfgNode, tmp_path: Path) -> No
     save_file(kept, tmp_path / "model.safetensors")
     cfg = configured(small_config, MODEL__WEIGHTS=str(tmp_path / "model.safetensors"))
     with pytest.raises(UserError, match=r"model\.safetensors: lacks \d+ entries of CLIP.*CLIP_PRETRAINED_WEIGHTS"):
-        load_for_evaluation(cfg, build_network(cfg))
+        load_for_evaluation(build_network(cfg), cfg.MODEL.WEIGHTS)
     cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS = str(tmp_path / "clip.safetensors")
     loaded = build_network(cfg)
-    load_for_evaluation(cfg, loaded)
+    load_for_evaluation(loaded, cfg.MODEL.WEIGHTS)
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, state[name].to(value.dtype))
         assert value.dtype != torch.float16
     del clip["token_embedding.weight"]
     save_file(clip, tmp_path / "clip.safetensors")
     with pytest.raises(UserError, match=r"does not supply them: 1 missing .*token_embedding"):
-        load_for_evaluation(cfg, build_network(cfg))
+        load_for_evaluation(build_network(cfg), cfg.MODEL.WEIGHTS)

@@ -57,7 +57,7 @@ def export(checkpoint: Path, target: Path, about: Mapping[str, str], keys: Seque
     cfg = build_config(CONFIG_EVAL, [*keys, "MODEL.WEIGHTS", str(checkpoint), "MODEL.DEVICE", "cpu"])
     register_datasets(cfg)
     model = build_network(cfg)
-    load_for_evaluation(cfg, model)
+    load_for_evaluation(model, cfg.MODEL.WEIGHTS)
     content = save({name: _halved(tensor) for name, tensor in model.state_dict().items()}, dict(about))
     if len(content) > LARGEST:
         raise UserError(f"{target}: {len(content)} bytes, more than {LARGEST}; make configs/mini smaller")

@@ -77,7 +77,7 @@ class Segmenter:
     def __init__(self, cfg: CfgNode, vocabulary: Vocabulary, *, panoptic: bool) -> None:
         model = build_network(cfg)
         assert isinstance(model, MAFT_Plus)
-        load_for_evaluation(cfg, model)
+        load_for_evaluation(model, cfg.MODEL.WEIGHTS)
         self.model, self.vocabulary, self.panoptic = model, vocabulary, panoptic
         self.weights: str = cfg.MODEL.WEIGHTS
         self._mapper = InferenceMapper.from_config(cfg, obey_exif=True)

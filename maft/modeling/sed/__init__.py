@@ -4,13 +4,14 @@ from .cost import cost_map
 from .decoder import Decoded, GradualFusionDecoder
 from .rejection import kept_classes
 from .results import combine_attributes, semantic_map
-from .segmentor import SED, ImageFeatures
+from .segmentor import SED, ImageFeatures, View
 
 __all__ = [
     "SED",
     "Decoded",
     "GradualFusionDecoder",
     "ImageFeatures",
+    "View",
     "combine_attributes",
     "cost_map",
     "kept_classes",

@@ -12,6 +12,17 @@ COMBINE = ("mean", "max")
 COMBINE_SPACE = ("probability", "logit")
 
 
+def check_combination(combine: str, space: str) -> tuple[str, str]:
+    """Both, if there are such.
+
+    Raises:
+        ValueError: there is no such `combine` or `space`.
+    """
+    if combine not in COMBINE or space not in COMBINE_SPACE:
+        raise ValueError(f"combine is one of {', '.join(COMBINE)}, space one of {', '.join(COMBINE_SPACE)}")
+    return combine, space
+
+
 def combine_attributes(logits: Tensor, combine: str = "mean", space: str = "probability") -> Tensor:
     """One map of probabilities a class out of its K maps of logits.
 
@@ -26,8 +37,7 @@ def combine_attributes(logits: Tensor, combine: str = "mean", space: str = "prob
     Raises:
         ValueError: another `combine` or `space`.
     """
-    if combine not in COMBINE or space not in COMBINE_SPACE:
-        raise ValueError(f"combine is one of {', '.join(COMBINE)}, space one of {', '.join(COMBINE_SPACE)}")
+    check_combination(combine, space)
     values = logits if space == "logit" else logits.sigmoid()
     values = values.mean(dim=0) if combine == "mean" else values.amax(dim=0)
     return values.sigmoid() if space == "logit" else values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maft.modeling.backbone import CLIPBackbone
+from maft.modeling.results import Results
+from maft.text.plane_fold import PlaneFold, Planes
 
 from .cost import cost_map
 from .decoder import Decoded, GradualFusionDecoder
 from .losses import class_losses
+from .results import check_combination, combine_attributes, semantic_map
 from .training import CLIP, learns
 
 
@@ -59,6 +62,18 @@ class ImageFeatures:
         return ImageFeatures(self.dense[one], (first[one], second[one], third[one]))
 
 
+@dataclass(frozen=True)
+class View:
+    """One image as the network sees it, before any vocabulary: what `SED.results` starts from.
+
+    features: of this image alone (B = 1).
+    image_size: (height, width) that the network was given.
+    """
+
+    features: ImageFeatures
+    image_size: tuple[int, int]
+
+
 class SED(nn.Module):
     """The network without a vocabulary of its own.
 
@@ -70,13 +85,19 @@ class SED(nn.Module):
         finetune: what of CLIP and decoder learns, see `training.learns`; None for a network that is not to be trained.
         clip_dropout: while CLIP learns, the dropout inside its projection MLP; above 0 the trunk's own drop path stays
             on, at 0 (the base model) it is switched off.
+        clip_weights: where CLIP's own weights come from, see `maft.weights.clip`; "" for nowhere.
+        design: how attributes meet where the text does not say: one of `maft.text.planes.DESIGNS`.
+        combine, combine_space: see `results.combine_attributes`.
+        keep: k of early rejection, None for none; images with reasons of their own are never subject to it, since
+            these reject most classes themselves, and leave few.
+
+    Raises:
+        ValueError: a side or a way of combining that there is not.
     """
 
     clip_prefixes = (CLIP,)
     teacher_prefix = ""
     backbone_t = None
-    clip_weights = ""
-    """Where a training's CLIP comes from; "" leaves that to the config."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -90,6 +111,11 @@ class SED(nn.Module):
         side: int = 768,
         finetune: str | None = None,
         clip_dropout: float = 0.0,
+        clip_weights: str = "",
+        design: str = "passes",
+        combine: str = "mean",
+        combine_space: str = "probability",
+        keep: int | None = None,
     ) -> None:
         super().__init__()
         if side % 32:
@@ -101,6 +127,10 @@ class SED(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.side = side
         self.finetune = finetune
+        self.clip_weights = clip_weights
+        self.design = design
+        self.combine, self.combine_space = check_combination(combine, combine_space)
+        self.keep = keep
         if finetune is not None:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(learns(name, finetune))
@@ -125,6 +155,11 @@ class SED(nn.Module):
     def clip(self) -> CLIPBackbone:
         """CLIP, as every network calls it."""
         return self.backbone
+
+    @property
+    def learning(self) -> bool:
+        """Whether the network is to be trained."""
+        return self.finetune is not None
 
     @staticmethod
     def rate_group(name: str) -> Literal["sed_clip", "head"]:
@@ -168,6 +203,45 @@ class SED(nn.Module):
             keep, joint: see `GradualFusionDecoder.forward`; early rejection is for one image.
         """
         return self.decoder(cost_map(features.dense, planes), features.guidance, keep=keep, joint=joint)
+
+    def text_fold(self, *, attributes: int, mode: str, design: str | None) -> PlaneFold:
+        """How names and reasons become planes; see `maft.modeling.network.SegmentingNetwork`.
+
+        Raises:
+            UserError: a number of attributes, a mode or a design that there is not.
+        """
+        return PlaneFold(design=self.design if design is None else design, num_des=attributes, mode=mode)
+
+    def look(self, images: Sequence[Tensor]) -> list[View]:
+        """Run CLIP on images, before any vocabulary; what else is among them makes no difference.
+
+        Args:
+            images: (3, H, W) uint8 or float RGB in [0, 255] each, of any sizes.
+        """
+        features = self.encode(self.prepare(images))
+        return [View(features.of(index), (image.shape[-2], image.shape[-1])) for index, image in enumerate(images)]
+
+    def results(self, view: View, classifier: Planes, size: tuple[int, int], things: Collection[int] = ()) -> Results:
+        """Hold one image against one vocabulary.
+
+        Args:
+            view: of `look`.
+            classifier: the planes of the image.
+            size: (height, width) of the result.
+            things: not looked at: there are no segments.
+
+        Returns:
+            "sem_seg": probabilities of independent classes, 0 for those without planes or rejected.
+        """
+        keep = None if classifier.source == "image" else self.keep
+        planes = classifier.planes.to(self.device)
+        decoded = self.score(view.features, planes, keep=keep, joint=classifier.joint)
+        probabilities = combine_attributes(decoded.logits.float(), self.combine, self.combine_space)
+        kept = decoded.kept[-1]
+        if classifier.class_index is not None:
+            kept = torch.tensor(classifier.class_index, device=kept.device)[kept]
+        crop = view.image_size if classifier.crop else None
+        return Results(sem_seg=semantic_map(probabilities, kept, classifier.num_classes, size, crop))
 
     def training_losses(
         self,
