@@ -6,15 +6,13 @@ is no K; with image-specific reasons the covered classes are those that the reas
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_CLASSES_AT_ONCE = 64
-"""Classes whose full-size maps are held at a time: 64 maps of 800 x 1216 take 250 MB, all of A-847 would be 3.3 GB."""
+from maft.class_maps import ClassMaps, resized_maps
 
 
 class Segment(TypedDict):
@@ -25,21 +23,21 @@ class Segment(TypedDict):
     category_id: int
 
 
-def crop_and_resize(maps: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Take the padding off and resize bilinearly.
+def upsampled(
+    mask_logits: Tensor, padded_size: Sequence[int], image_size: Sequence[int], size: Sequence[int] | None = None
+) -> Tensor:
+    """Mask logits at the size of the network's input without its padding, and from there at that of the result.
 
     Args:
-        maps: (N, H, W) of the padded input.
-        image_size: (height, width) of the input without padding.
-        size: (height, width) of the result.
+        mask_logits: (N, h, w) of the padded input.
+        padded_size, image_size: (height, width) of the network's input with and without padding.
+        size: (height, width) of the result; None stays at `image_size`.
 
     Returns:
-        (N, *size).
+        (N, *size), channels last in memory.
     """
-    cropped = maps[:, : image_size[0], : image_size[1]]
-    if tuple(cropped.shape[-2:]) == tuple(size):
-        return cropped
-    return F.interpolate(cropped[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    cropped = resized_maps(mask_logits, padded_size)[:, : image_size[0], : image_size[1]]
+    return cropped if size is None else resized_maps(cropped, size)
 
 
 def scatter_classes(values: Tensor, class_index: Sequence[int] | None, num_classes: int, dim: int) -> Tensor:
@@ -59,38 +57,26 @@ def scatter_classes(values: Tensor, class_index: Sequence[int] | None, num_class
     return values.new_zeros(shape).index_copy_(dim, index, values)
 
 
-def semantic_map(
+def class_maps(
     log_scores: Tensor,
-    mask_logits: Tensor,
+    mask_logits: Callable[[], Tensor],
     class_index: Sequence[int] | None,
     num_classes: int,
-    image_size: Sequence[int],
-    size: Sequence[int],
-) -> Tensor:
+    size: tuple[int, int],
+) -> ClassMaps:
     """Class maps: every query spreads its class probabilities over its mask.
 
     Args:
         log_scores: (Q, K, C + 1) or (Q, C + 1), void last.
-        mask_logits: (Q, H, W), of the padded input, or of the result (then image_size equals size).
-        class_index, num_classes: see `scatter_classes`.
-        image_size, size: see `crop_and_resize`.
-
-    Returns:
-        (V, *size) float, zero for classes that are not covered; not probabilities, the largest one counts.
+        mask_logits: gives (Q, H, W) of the image without padding.
+        class_index, num_classes: see `scatter_classes`; class_index ascending.
+        size: (height, width) of the result.
     """
     probabilities = log_scores.softmax(dim=-1)[..., :-1]
     if probabilities.dim() == 3:
         # Averaging over attributes before or after the sum over queries is the same; before, it costs one K-th.
         probabilities = probabilities.mean(dim=1)
-    masks = mask_logits.sigmoid()
-    result = masks.new_zeros((num_classes, *size))
-    covered = range(num_classes) if class_index is None else class_index
-    for start in range(0, len(covered), _CLASSES_AT_ONCE):
-        part = slice(start, start + _CLASSES_AT_ONCE)
-        maps = torch.einsum("qc,qhw->chw", probabilities[:, part], masks)
-        index = torch.as_tensor(list(covered[part]), device=result.device)
-        result.index_copy_(0, index, crop_and_resize(maps, image_size, size))
-    return result
+    return ClassMaps(lambda: mask_logits().sigmoid(), probabilities.T, class_index, num_classes, size)
 
 
 def query_probabilities(log_scores: Tensor) -> Tensor:
@@ -115,16 +101,18 @@ def panoptic_segments(
     *,
     object_mask_threshold: float,
     overlap_threshold: float,
+    resize: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, list[Segment]]:
     """Panoptic assembly of Mask2Former (section 3.3 of MaskFormer).
 
     Args:
         log_scores: (Q, K, C + 1) with reasons or (Q, C + 1) without.
-        mask_logits: (Q, H, W) of the result's size.
+        mask_logits: (Q, H, W) of the result's size, or such that `resize` makes them so.
         class_index, num_classes: see `scatter_classes`.
         things: indices of the countable classes; the others are merged into one segment a class.
         object_mask_threshold: a query counts if its best class is likelier than this.
         overlap_threshold: a segment stays if at least this part of its own mask is left to it.
+        resize: brings (N, H, W) masks to the result's size; it sees those of the queries that count.
 
     Returns:
         (H, W) int32 of segment ids, 0 where there is none, and the segments in the order of their ids.
@@ -135,10 +123,12 @@ def panoptic_segments(
     scores, classes = probabilities.max(dim=-1)
     # Without reasons void takes part in the maximum, as class number V, and its queries are dropped.
     kept = (scores > object_mask_threshold) & (classes != num_classes)
-    masks = mask_logits[kept].sigmoid()
-    panoptic = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
+    # One mask at least, which says the size where no query counts.
+    chosen = mask_logits[kept] if kept.any() else mask_logits[:1]
+    masks = (chosen if resize is None else resize(chosen)).sigmoid()
+    panoptic = torch.zeros(masks.shape[-2:], dtype=torch.int32, device=mask_logits.device)
     segments: list[Segment] = []
-    if not len(masks):
+    if not kept.any():
         return panoptic, segments
     owner = (scores[kept][:, None, None] * masks).argmax(dim=0)
     stuff_ids: dict[int, int] = {}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maft import build, drawing
+from maft.class_maps import ClassMaps
 from maft.errors import UserError
 from maft.inputs import ClassesLike, GivenReasons, ImageLike, ReasonsLike, read_classes, read_image, read_reasons
 from maft.modeling.network import SegmentingNetwork
@@ -268,7 +269,7 @@ class Seen:
         return self._result(vocabulary, given, classifier.source, results)
 
     def _result(self, vocabulary: Vocabulary, given: GivenReasons, origin: Origin, results: Results) -> Result:
-        scores = results["sem_seg"].float()
+        maps = results["class_maps"]
         segments, segment_map = None, None
         if "panoptic_seg" in results:
             ids, found = results["panoptic_seg"]
@@ -277,7 +278,7 @@ class Seen:
             small = drawing.panoptic_maps(ids.cpu().numpy(), category_of).classes
             labels = drawing.panoptic_maps(segment_map, category_of).classes
         else:
-            small = scores.argmax(dim=0).cpu().numpy().astype(np.int32)
+            small = maps.labels().cpu().numpy().astype(np.int32)
             labels = self._full(torch.from_numpy(small))
         names: dict[Literal["plain", "generic", "image"], Literal["names", "generic", "image"]] = {
             "plain": "names",
@@ -288,7 +289,7 @@ class Seen:
             image=self.image,
             vocabulary=vocabulary,
             label_map=labels,
-            classes=_found(vocabulary, labels, small, scores),
+            classes=_found(vocabulary, labels, small, maps),
             segments=segments,
             segment_map=segment_map,
             reasons=self.segmentor.used(vocabulary, given),
@@ -315,12 +316,12 @@ def result_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _found(
-    vocabulary: Vocabulary, labels: NDArray[np.int32], small: NDArray[np.int32], scores: Tensor
+    vocabulary: Vocabulary, labels: NDArray[np.int32], small: NDArray[np.int32], class_maps: ClassMaps
 ) -> tuple[FoundClass, ...]:
     maps = drawing.Maps(labels, labels)
     found = []
     for index, share in drawing.shares(maps):
-        inside = torch.from_numpy(small == index).to(scores.device)
-        score = float(scores[index][inside].mean()) if bool(inside.any()) else 0.0
+        inside = small == index
+        score = float(class_maps.scores([index])[0].cpu().numpy()[inside].mean()) if inside.any() else 0.0
         found.append(FoundClass(index, vocabulary.classes[index].synonyms[0], share, score))
     return tuple(found)

@@ -15,10 +15,10 @@ def log_scores(probabilities: list[list[float]]) -> torch.Tensor:
     return torch.tensor(probabilities).log()
 
 
-def test_semantic_map_sums_class_probabilities_over_masks() -> None:
+def test_class_maps_sum_class_probabilities_over_masks() -> None:
     scores = log_scores([[0.7, 0.1, 0.2], [0.2, 0.6, 0.2]])
     masks = torch.logit(torch.tensor([[[0.9, 0.5]], [[0.1, 0.5]]]))
-    maps = inference.semantic_map(scores, masks, None, 2, (1, 2), (1, 2))
+    maps = inference.class_maps(scores, lambda: masks, None, 2, (1, 2)).scores()
     assert maps[0, 0].tolist() == pytest.approx([0.7 * 0.9 + 0.2 * 0.1, 0.7 * 0.5 + 0.2 * 0.5])
     assert maps[1, 0].tolist() == pytest.approx([0.1 * 0.9 + 0.6 * 0.1, 0.1 * 0.5 + 0.6 * 0.5])
 
@@ -29,22 +29,25 @@ def test_semantic_map_sums_class_probabilities_over_masks() -> None:
     attributes=st.integers(1, 3),
     classes=st.integers(1, 70),
     extra=st.integers(0, 4),
+    size=st.sampled_from([(5, 11), (6, 7), (3, 4)]),
     seed=st.integers(0, 10_000),
 )
-def test_semantic_map_equals_the_definition(queries: int, attributes: int, classes: int, extra: int, seed: int) -> None:
+def test_class_maps_equal_the_definition(
+    queries: int, attributes: int, classes: int, extra: int, size: tuple[int, int], seed: int
+) -> None:
     """Attribute by attribute, whole maps first, then scattered, cropped and resized: the order of docs/numerics.md."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(queries, attributes, classes + 1, generator=generator).log_softmax(dim=-1)
     masks = torch.randn(queries, 8, 9, generator=generator)
     vocabulary = classes + extra
     index = torch.randperm(vocabulary, generator=generator)[:classes].sort().values.tolist()
-    ours = inference.semantic_map(scores, masks, index, vocabulary, (6, 7), (5, 11))
+    ours = inference.class_maps(scores, lambda: masks[:, :6, :7], index, vocabulary, size).scores()
     by_attribute = [
         torch.einsum("qc,qhw->chw", scores[:, k].softmax(dim=-1)[:, :-1], masks.sigmoid()) for k in range(attributes)
     ]
     full = torch.zeros(vocabulary, 8, 9)
     full[index] = torch.stack(by_attribute).mean(dim=0)
-    expected = F.interpolate(full[None, :, :6, :7], size=(5, 11), mode="bilinear", align_corners=False)[0]
+    expected = F.interpolate(full[None, :, :6, :7], size=size, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -52,6 +55,32 @@ def test_scatter_puts_covered_classes_in_their_places() -> None:
     values = torch.tensor([[1.0, 2.0]])
     assert inference.scatter_classes(values, (3, 1), 5, dim=1).tolist() == [[0.0, 2.0, 0.0, 1.0, 0.0]]
     assert inference.scatter_classes(values, None, 2, dim=1) is values
+
+
+def test_upsampled_masks_are_resized_cropped_and_resized() -> None:
+    logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1))
+    ours = inference.upsampled(logits, padded_size=(16, 20), image_size=(13, 18), size=(9, 30))
+    full = F.interpolate(logits[None], size=(16, 20), mode="bilinear", align_corners=False)[:, :, :13, :18]
+    expected = F.interpolate(full, size=(9, 30), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(inference.upsampled(logits, (16, 20), (13, 18)), full[0], atol=1e-6, rtol=1e-5)
+
+
+def test_only_masks_that_count_are_resized() -> None:
+    scores = log_scores([[0.9, 0.05, 0.03, 0.02], [0.02, 0.03, 0.05, 0.9], [0.05, 0.9, 0.03, 0.02]])
+    masks = [rectangle(EVERYWHERE, columns) for columns in (slice(0, 3), EVERYWHERE, slice(3, 6))]
+    seen: list[int] = []
+
+    def enlarge(maps: torch.Tensor) -> torch.Tensor:
+        seen.append(len(maps))
+        return maps.repeat_interleave(2, dim=1)
+
+    ids, segments = panoptic(scores, masks, resize=enlarge)
+    assert seen == [2] and ids.shape == (8, 6)
+    assert [segment["category_id"] for segment in segments] == [0, 1]
+    assert ids.tolist() == [[1, 1, 1, 2, 2, 2]] * 8
+    nothing, none = panoptic(log_scores([[0.1, 0.1, 0.1, 0.7]]), [masks[0]], resize=enlarge)
+    assert nothing.shape == (8, 6) and not nothing.any() and none == []
 
 
 def rectangle(rows: slice, columns: slice, logit: float = 6.0) -> torch.Tensor:

@@ -190,6 +190,17 @@ def test_evaluation_is_the_same_in_a_model_that_can_learn(model: MAFT_Plus) -> N
     assert torch.equal(ours, theirs)
 
 
+def test_an_input_may_do_without_the_scores_of_all_classes(model: MAFT_Plus) -> None:
+    """What evaluation asks for: the same labels, and no array of every class at every pixel."""
+    model.uses_reasons = False
+    model.settings = replace(model.settings, reasons=False)
+    picture = {**record(64, 80, [0]), "height": 40, "width": 50}
+    with torch.inference_mode():
+        (whole,), (lean,) = model.eval()([picture]), model([{**picture, "class_maps_only": True}])
+    assert set(whole) - set(lean) == {"sem_seg"} and whole["sem_seg"].shape[-2:] == (40, 50)
+    assert torch.equal(lean["class_maps"].labels(), whole["sem_seg"].argmax(dim=0))
+
+
 def test_without_compensation_there_is_no_teacher() -> None:
     changes = {"MODEL.rc_weights": 0.0, "MODEL.MASK_FORMER.DEEP_SUPERVISION": False}
     model = seed_module(build_network(config(**changes), training=True))

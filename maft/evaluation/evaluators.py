@@ -18,6 +18,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
+from maft.class_maps import ClassMaps
 from maft.data.mapper import exif_note
 from maft.errors import UserError
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
@@ -88,7 +89,8 @@ class SemanticEvaluator:
 
         Args:
             input: has "file_name", the image as the data set names it.
-            output: has "sem_seg", float (C, H, W) scores at the original size; the largest counts.
+            output: has "class_maps", a `ClassMaps` at the original size, or "sem_seg", float (C, H, W) scores; the
+                largest counts.
 
         Returns:
             The non-zero cells of the confusion matrix: {"cells": row * C + column, "counts"}.
@@ -111,15 +113,16 @@ class SemanticEvaluator:
 
     def predicted_classes(self, image: str, output: Mapping[str, Any]) -> NDArray[np.integer]:
         """The class index of each pixel, (H, W), from the output for `image`; see `process_one`."""
-        if "sem_seg" not in output:
+        maps: ClassMaps | torch.Tensor | None = output.get("class_maps", output.get("sem_seg"))
+        if maps is None:
             raise UserError(f"{image}: the model gives no semantic result; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True")
-        scores: torch.Tensor = output["sem_seg"]
-        if scores.shape[0] != len(self._class_names):
+        if maps.shape[0] != len(self._class_names):
             raise UserError(
-                f"{image}: the model scores {scores.shape[0]} classes, {self._dataset_name} has "
+                f"{image}: the model scores {maps.shape[0]} classes, {self._dataset_name} has "
                 f"{len(self._class_names)}; evaluate with the data set's own vocabulary"
             )
-        return scores.argmax(dim=0).cpu().numpy()
+        labels = maps.labels() if isinstance(maps, ClassMaps) else maps.argmax(dim=0)
+        return labels.cpu().numpy()
 
     def summarise(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """{"sem_seg": `SemanticScores.as_dict`} from the records of all images.

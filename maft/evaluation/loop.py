@@ -51,7 +51,8 @@ def evaluate(
     `maft.evaluation.results.write_results` has written the results.
 
     Args:
-        model: maps a list of detectron2 inputs to a list of outputs; it is put into eval mode meanwhile.
+        model: maps a list of detectron2 inputs to a list of outputs; it is put into eval mode meanwhile. The inputs say
+            "class_maps_only", see `maft.meta_arch.MAFT_Plus.forward`.
         dataset_name: the data set's registered name.
         records: its images, the same list on every rank; "file_name" is an image's identity.
         mapper: turns a record into an input; it runs in the loader's workers. The input keeps "file_name".
@@ -146,7 +147,8 @@ def _forward(
                 if isinstance(loaded, _Failure):
                     raise loaded.error
             with torch.inference_mode():
-                outputs = model(inputs)
+                # Scores of every class at full size would take gigabytes for a large vocabulary.
+                outputs = model([{**input, "class_maps_only": True} for input in inputs])
                 batch = [
                     Entry(input["file_name"], evaluator.process_one(input, output))
                     for input, output in zip(inputs, outputs, strict=True)

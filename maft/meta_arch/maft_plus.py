@@ -20,7 +20,7 @@ from torch import Tensor
 from maft import inference
 from maft.build import maft_plus_parts
 from maft.errors import UserError
-from maft.meta_arch.parts import bad_architecture, network_arguments, reason_settings
+from maft.meta_arch.parts import as_output, bad_architecture, network_arguments, reason_settings
 from maft.meta_arch.vocabularies import check_training_vocabulary, common_vocabulary, registered_vocabulary
 from maft.modeling.losses import Targets
 from maft.modeling.maft_plus import MAFTPlus
@@ -121,14 +121,15 @@ class MAFT_Plus(MAFTPlus):
         Args:
             batched_inputs: a dictionary per image: "image" (3, H, W) uint8 RGB; "height" and "width" of the result
                 (default: the image's); "file_name" (its image-specific reasons are found by it); the classes, either
-                "vocabulary", a `Vocabulary`, or "meta" with "dataname", the name of a registered data set. In training
-                mode "image", "meta" and "instances" with gt_classes (N,) int64 and gt_masks (N, H, W) bool or
-                detectron2's BitMasks.
+                "vocabulary", a `Vocabulary`, or "meta" with "dataname", the name of a registered data set;
+                "class_maps_only" (default False), True to do without "sem_seg". In training mode "image", "meta" and
+                "instances" with gt_classes (N,) int64 and gt_masks (N, H, W) bool or detectron2's BitMasks.
 
         Returns:
             In training mode `MAFTPlus.training_losses`: images are padded to the largest of the batch then.
-            Otherwise a dictionary per image, with "sem_seg" (classes, height, width), "panoptic_seg" and "instances" as
-            the config asks for them. What else is in the batch makes no difference.
+            Otherwise a dictionary per image, with "class_maps" (`ClassMaps`) and from it "sem_seg" (classes, height,
+            width), "panoptic_seg" and "instances" as the config asks for them. What else is in the batch makes no
+            difference.
         """
         if self.training:
             return self._learn(batched_inputs)
@@ -138,7 +139,7 @@ class MAFT_Plus(MAFTPlus):
             vocabulary = self._vocabulary_of(record)
             classifier = self.text.classifier(vocabulary.synonyms, record.get("file_name"))
             size = (record.get("height", view.image_size[0]), record.get("width", view.image_size[1]))
-            output: dict[str, Any] = dict(self.results(view, classifier, size, vocabulary.thing_indices))
+            output = as_output(self.results(view, classifier, size, vocabulary.thing_indices), record)
             if "instances" in output:
                 output["instances"] = as_instances(output["instances"], size)
             outputs.append(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from maft.data import datasets_root
 from maft.errors import UserError
 from maft.modeling.backbone import known_architecture, register_clip_configs
 from maft.modeling.losses import LossOptions
-from maft.modeling.results import ResultOptions
+from maft.modeling.results import ResultOptions, Results
 from maft.resources import config_folder
 from maft.text.settings import ReasonSettings
 from reason.triplets import describe_image_reason_folders, image_reason_folders
@@ -202,3 +202,12 @@ def reason_settings(cfg: CfgNode, *, reasons: bool) -> ReasonSettings:
         bank_dtype=model.REASON.BANK_DTYPE,
         places=describe_image_reason_folders(model.REASON_DIR, model.REASON_DATA, root),
     )
+
+
+def as_output(results: Results, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of one image as a user of detectron2 expects them: with "sem_seg", the scores of all classes at all
+    pixels, unless the input says "class_maps_only"; for a large vocabulary they take gigabytes."""
+    output: dict[str, Any] = dict(results)
+    if "class_maps" in results and not record.get("class_maps_only", False):
+        output["sem_seg"] = results["class_maps"].scores()
+    return output

@@ -18,7 +18,7 @@ from torch import Tensor
 from maft.build import MODELS, build_backbone, sed_parts
 from maft.errors import UserError
 from maft.meta_arch.maft_plus import mask_tensor
-from maft.meta_arch.parts import Arguments, reason_settings
+from maft.meta_arch.parts import Arguments, as_output, reason_settings
 from maft.meta_arch.vocabularies import common_vocabulary, registered_vocabulary
 from maft.modeling.sed import SED as Network
 from maft.modeling.sed.results import COMBINE, COMBINE_SPACE
@@ -162,9 +162,9 @@ class SED(Network):
             batched_inputs: as of `MAFT_Plus.forward`.
 
         Returns:
-            In training mode `training_losses`. Otherwise a dictionary an image with "sem_seg" (classes, height, width):
-            probabilities of independent classes, 0 for those without reasons or rejected. What else is in the batch
-            makes no difference.
+            In training mode `training_losses`. Otherwise a dictionary an image with "class_maps" (`ClassMaps`) and from
+            it "sem_seg" (classes, height, width): probabilities of independent classes, 0 for those without reasons or
+            rejected. What else is in the batch makes no difference.
         """
         if self.training:
             return self._learn(batched_inputs)
@@ -172,7 +172,7 @@ class SED(Network):
         outputs = []
         for record, view in zip(batched_inputs, views, strict=True):
             size = (record.get("height", view.image_size[0]), record.get("width", view.image_size[1]))
-            outputs.append(dict(self.results(view, self.classifier_for(record), size)))
+            outputs.append(as_output(self.results(view, self.classifier_for(record), size), record))
         return outputs
 
     def _learn(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

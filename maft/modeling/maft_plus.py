@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -242,29 +243,32 @@ class MAFTPlus(nn.Module):
             size: (height, width) of the results.
             things: indices of the countable classes.
         """
-        options, image_size = self.result_options, view.image_size
+        options = self.result_options
         log_scores = self.score_regions(
             view.regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
         ).log_scores
-        masks = F.interpolate(view.regions.mask_logits, size=view.padded_size, mode="bilinear", align_corners=False)[0]
-        if options.resize_masks_first or options.panoptic or options.instances:
-            masks = inference.crop_and_resize(masks, image_size, size)
-            image_size = size
-        covered = (classifier.class_index, classifier.num_classes)
+        logits, covered = view.regions.mask_logits[0], (classifier.class_index, classifier.num_classes)
+        masks_first = options.resize_masks_first or options.panoptic or options.instances
+        to_image = partial(inference.upsampled, padded_size=view.padded_size, image_size=view.image_size)
+        to_result = partial(to_image, size=size)
         results = Results()
         if options.semantic:
-            results["sem_seg"] = inference.semantic_map(log_scores, masks, *covered, image_size, size)
+            masks = partial(to_result if masks_first else to_image, logits)
+            results["class_maps"] = inference.class_maps(log_scores, masks, *covered, size)
         if options.panoptic:
             results["panoptic_seg"] = inference.panoptic_segments(
                 log_scores,
-                masks,
+                logits,
                 *covered,
                 things,
                 object_mask_threshold=options.object_mask_threshold,
                 overlap_threshold=options.overlap_threshold,
+                resize=to_result,
             )
         if options.instances:
-            results["instances"] = inference.instances(log_scores, masks, *covered, things, top=options.detections)
+            results["instances"] = inference.instances(
+                log_scores, to_result(logits), *covered, things, top=options.detections
+            )
         return results
 
     def find_regions(self, pixels: Tensor) -> Regions:

@@ -8,6 +8,7 @@ from typing import TypedDict
 from torch import Tensor
 
 from maft import inference
+from maft.class_maps import ClassMaps
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class ResultOptions:
 class Results(TypedDict, total=False):
     """Results of one image, those that `ResultOptions` asks for.
 
-    sem_seg: (classes, height, width) float, the largest one counts.
+    class_maps: the scores of all classes at all pixels, computed as far as asked for.
     panoptic_seg: (height, width) int32 segment ids, and the segments.
     instances: arrays, best first.
     """
 
-    sem_seg: Tensor
+    class_maps: ClassMaps
     panoptic_seg: tuple[Tensor, list[inference.Segment]]
     instances: inference.InstanceArrays

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maft.modeling.sed import GradualFusionDecoder, combine_attributes, kept_classes, semantic_map
+from maft.modeling.sed import GradualFusionDecoder, class_maps, combine_attributes, kept_classes
 from maft.modeling.sed.layers import ChannelNorm
 from maft.modeling.sed.losses import class_losses
 from maft.modeling.sed.training import FINETUNE, learns
@@ -135,10 +135,10 @@ def test_attributes_are_combined_as_asked() -> None:
 
 
 def test_a_class_that_is_not_scored_is_exactly_zero() -> None:
-    maps = semantic_map(torch.rand(2, 8, 8) + 0.1, [3, 1], 5, (6, 9))
+    maps = class_maps(torch.rand(2, 8, 8) + 0.1, [1, 3], 5, (6, 9)).scores()
     assert maps.shape == (5, 6, 9)
     assert (maps[[0, 2, 4]] == 0).all() and (maps[[1, 3]] > 0).all()
-    cut = semantic_map(torch.arange(64.0).view(1, 8, 8), [0], 1, (4, 8), crop=(4, 8))
+    cut = class_maps(torch.arange(64.0).view(1, 8, 8), [0], 1, (4, 8), crop=(4, 8)).scores()
     assert torch.equal(cut[0], torch.arange(32.0).view(4, 8))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maft import inference
+from maft.class_maps import ClassMaps
 from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
@@ -110,7 +111,7 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
             case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE, inputs.vocabulary
         )
         result = model([unpadded])[0]
-        ours |= {f"unpadded/{key}": value for key, value in _semantic(result["sem_seg"]).items()}
+        ours |= {f"unpadded/{key}": value for key, value in _semantic(result["class_maps"]).items()}
         if "panoptic_seg" in result:
             ours["unpadded/panoptic_seg"], ours["unpadded/segments_info"] = result["panoptic_seg"]
     return ours
@@ -208,7 +209,7 @@ def _results(
     case: Case, mode: str, model: MAFT_Plus, record: dict[str, Any], classifier: Classifier, scores: RegionScores
 ) -> dict[str, Any]:
     result = model([record])[0]
-    ours = _semantic(result["sem_seg"])
+    ours = _semantic(result["class_maps"])
     probabilities = inference.query_probabilities(scores.log_scores)[:, :-1]
     ours["query_class_probabilities"] = inference.scatter_classes(
         probabilities, classifier.class_index, classifier.num_classes, dim=1
@@ -230,15 +231,16 @@ def _results(
     return ours
 
 
-def _semantic(maps: Tensor) -> dict[str, Any]:
+def _semantic(class_maps: ClassMaps) -> dict[str, Any]:
+    maps, labels = class_maps.scores(), class_maps.labels()
     best = maps.topk(min(2, len(maps)), dim=0).values
     return {
         "sem_seg_f16": maps.half(),
         "sem_seg_stride3": maps[:, ::3, ::3],
         "sem_seg_stats": np.array([_stats(one) for one in maps]),
-        "argmax": maps.argmax(dim=0),
+        "argmax": labels,
         "argmax_margin_f16": (best[0] - best[-1]).half(),
-        "argmax_histogram": torch.bincount(maps.argmax(dim=0).flatten(), minlength=len(maps)).tolist(),
+        "argmax_histogram": torch.bincount(labels.flatten(), minlength=len(maps)).tolist(),
     }
 
 

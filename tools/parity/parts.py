@@ -186,9 +186,9 @@ def _check_assembly(report: Report, arrays: dict[str, torch.Tensor], facts: dict
     scores, masks = arrays["inference/mask_cls"], arrays["inference/mask_pred"]
     recorded = arrays["inference/sem_seg"]
     covered = (arrays["inference/class_index"].tolist(), recorded.shape[0])
-    size = recorded.shape[-2:]
-    ours = inference.semantic_map(scores, masks, *covered, masks.shape[-2:], size)
-    report.tensor("semantic assembly", ours, recorded, bound=TENSOR_BOUND)
+    size = (recorded.shape[-2], recorded.shape[-1])
+    maps = inference.class_maps(scores, lambda: masks, *covered, size)
+    report.tensor("semantic assembly", maps.scores(), recorded, bound=TENSOR_BOUND)
     for key in [key for key in arrays if key.startswith("inference/panoptic_overlap")]:
         overlap = key.removeprefix("inference/panoptic_overlap")
         panoptic, segments = inference.panoptic_segments(

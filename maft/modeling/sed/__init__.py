@@ -3,7 +3,7 @@
 from .cost import cost_map
 from .decoder import Decoded, GradualFusionDecoder
 from .rejection import kept_classes
-from .results import combine_attributes, semantic_map
+from .results import class_maps, combine_attributes
 from .segmentor import SED, ImageFeatures, View
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "GradualFusionDecoder",
     "ImageFeatures",
     "View",
+    "class_maps",
     "combine_attributes",
     "cost_map",
     "kept_classes",
-    "semantic_map",
 ]

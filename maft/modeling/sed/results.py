@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from maft.class_maps import ClassMaps
 
 COMBINE = ("mean", "max")
 COMBINE_SPACE = ("probability", "logit")
@@ -43,32 +43,23 @@ def combine_attributes(logits: Tensor, combine: str = "mean", space: str = "prob
     return values.sigmoid() if space == "logit" else values
 
 
-def semantic_map(
+def class_maps(
     probabilities: Tensor,
-    classes: Sequence[int] | Tensor,
+    classes: Sequence[int],
     num_classes: int,
     size: tuple[int, int],
     crop: tuple[int, int] | None = None,
-) -> Tensor:
+) -> ClassMaps:
     """Probabilities at the original size, zero for every class that is not among `classes`.
 
     Args:
         probabilities: (n, S, S), of the whole image whatever its aspect ratio.
-        classes: n vocabulary indices.
+        classes: n vocabulary indices, ascending.
         num_classes: size of the vocabulary.
         size: (height, width) of the result.
         crop: cut the map to so many rows and columns first. The reference does so with the size of the resized image,
             which means something only for a side below S (quirk 4); None leaves the map whole.
-
-    Returns:
-        (num_classes, height, width).
     """
     if crop is not None:
         probabilities = probabilities[:, : crop[0], : crop[1]]
-    resized = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)[0]
-    index = torch.as_tensor(classes, device=resized.device)
-    if len(index) == num_classes and bool((index == torch.arange(num_classes, device=index.device)).all()):
-        return resized
-    result = resized.new_zeros(num_classes, *size)
-    result[index] = resized
-    return result
+    return ClassMaps(lambda: probabilities, None, classes, num_classes, size)

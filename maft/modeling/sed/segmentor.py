@@ -18,7 +18,7 @@ from maft.text.plane_fold import PlaneFold, Planes
 from .cost import cost_map
 from .decoder import Decoded, GradualFusionDecoder
 from .losses import class_losses
-from .results import check_combination, combine_attributes, semantic_map
+from .results import check_combination, class_maps, combine_attributes
 from .training import CLIP, learns
 
 
@@ -231,7 +231,7 @@ class SED(nn.Module):
             things: not looked at: there are no segments.
 
         Returns:
-            "sem_seg": probabilities of independent classes, 0 for those without planes or rejected.
+            "class_maps": probabilities of independent classes, 0 for those without planes or rejected.
         """
         keep = None if classifier.source == "image" else self.keep
         planes = classifier.planes.to(self.device)
@@ -241,7 +241,7 @@ class SED(nn.Module):
         if classifier.class_index is not None:
             kept = torch.tensor(classifier.class_index, device=kept.device)[kept]
         crop = view.image_size if classifier.crop else None
-        return Results(sem_seg=semantic_map(probabilities, kept, classifier.num_classes, size, crop))
+        return Results(class_maps=class_maps(probabilities, kept.tolist(), classifier.num_classes, size, crop))
 
     def training_losses(
         self,

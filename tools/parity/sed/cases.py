@@ -11,7 +11,8 @@ import torch
 from detectron2.data import transforms
 from torch import Tensor
 
-from maft.modeling.sed import Decoded, ImageFeatures, combine_attributes, semantic_map
+from maft.class_maps import ClassMaps
+from maft.modeling.sed import Decoded, ImageFeatures, class_maps, combine_attributes
 from maft.modeling.sed.cost import cost_map
 from maft.text.planes import DESIGNS, PlanePrompts, plain_planes, reason_planes
 from maft.text.templates import template_set
@@ -109,12 +110,12 @@ class _Entries:
         self.ours |= {f"{name}/aux{step}": value[0] for step, value in enumerate(decoded.early)}
         self.ours[f"{name}/logits"] = decoded.logits[0]
         probabilities = combine_attributes(decoded.logits)
-        maps = semantic_map(probabilities, decoded.kept[-1], classes or len(probabilities), self.size, crop)
-        self._results(name, maps)
+        kept = decoded.kept[-1].tolist()
+        self._results(name, class_maps(probabilities, kept, classes or len(probabilities), self.size, crop))
 
-    def _results(self, name: str, maps: Tensor) -> None:
+    def _results(self, name: str, class_maps: ClassMaps) -> None:
+        maps, labels = class_maps.scores(), class_maps.labels()
         best = maps.topk(min(2, len(maps)), dim=0).values
-        labels = maps.argmax(dim=0)
         self.ours |= {
             f"{name}/sem_seg": maps,
             f"{name}/sem_seg_stats": np.array([stats(one) for one in maps]),
@@ -157,7 +158,7 @@ class _Entries:
                 self.ours |= {f"reason/attribute_{index}/logits": one for index, one in enumerate(logits)}
             probabilities = combine_attributes(logits)
             classes = len(probabilities)
-            self._results(f"reason/{design}", semantic_map(probabilities, range(classes), classes, self.size))
+            self._results(f"reason/{design}", class_maps(probabilities, range(classes), classes, self.size))
             equal = _equal_part(self.ours[f"reason/{design}/argmax"], self.ours["reason/passes/argmax"])
             self.ours[f"reason/{design}/argmax_equal_to_passes"] = equal
         self.ours["reason"] = facts
