@@ -1,10 +1,13 @@
 """Say where mIoU is lost, and whether two runs differ, from saved label maps.
 
-    python -m tools.diagnose out/A --dataset NAME
+    python -m tools.diagnose out/A --dataset NAME --page diagnosis.html
     python -m tools.diagnose out/A out/B --dataset NAME --output diagnosis.json
+    python -m tools.diagnose out/A --dataset NAME --image-reasons FOLDER                  what the lists of classes cost
+    python -m tools.diagnose out/A --dataset NAME --image-reasons FOLDER --attributes mini    which attributes help
 
 A and B are folders that train_net.py (with TEST.SAVE_PREDICTIONS True) or tools.evaluate has written to. A paragraph of
-plain words goes to the terminal; the JSON file holds all figures, in both definitions of mIoU.
+plain words goes to the terminal; the page shows it with tables and images; the JSON file holds all figures, in both
+definitions of mIoU.
 """
 
 from __future__ import annotations
@@ -12,67 +15,95 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
+from maft import load_segmentor
 from maft.data import dataset_names, register_all, register_modules
 from maft.errors import UserError, run_command
-from maft.evaluation.evaluators import prediction_names
-from maft.evaluation.metrics import unique_names
-from maft.evaluation.results import results_folder
-from maft.files import read_label_map, user_path, write_text
+from maft.files import user_path, write_text
+from maft.meta_arch.vocabularies import registered_vocabulary
+from reason.suggest import did_you_mean
 
 from ..commands import command, described
+from .attributes import effects, ranked
 from .counts import Counts, confusion, count, with_true_classes, with_true_masks
+from .html_page import write_page
+from .lists import ImageList, figures, gain_by_recall, read_list, with_whole_list
+from .saved import Truth
 from .scores import DEFINITIONS, costly_confusions, paired_bootstrap, whole
+from .words import in_words
 
 SHOWN = 20
+IMAGES_OF_A_CONFUSION = 3
+ATTRIBUTES = 3
 
 
-def diagnose(run: Path, dataset: str) -> tuple[dict[str, Any], Counts]:
-    """Figures of one run, and the per-image counts that a comparison needs.
+@dataclass(frozen=True)
+class Diagnosis:
+    """One run: figures as JSON-able values, and counts per image for a comparison."""
+
+    figures: dict[str, Any]
+    counts: Counts
+
+
+def diagnose(run: Path, truth: Truth, lists: Sequence[ImageList] | None = None) -> Diagnosis:
+    """Where a run loses mIoU.
+
+    Args:
+        run: OUTPUT_DIR of its evaluation.
+        truth: the data set.
+        lists: the lists of classes of its images' reasons, if they are known.
 
     Raises:
         UserError: predictions or label maps are missing, or are of other classes or sizes.
     """
-    metadata = MetadataCatalog.get(dataset)
-    records: list[Mapping[str, Any]] = DatasetCatalog.get(dataset)
-    if not all(record.get("sem_seg_file_name") for record in records):
-        raise UserError(f"--dataset {dataset}: has no label maps; diagnose compares label maps")
-    classes = unique_names(metadata.get("short_names", metadata.stuff_classes))
-    folder = results_folder(run, dataset) / "sem_seg"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no saved predictions; evaluate with TEST.SAVE_PREDICTIONS True")
-    names = prediction_names([record["file_name"] for record in records])
-    size, ignore = len(classes), metadata.ignore_label
+    size = len(truth.classes)
     total = np.zeros((size, size), dtype=np.int64)
-    parts: dict[str, list[Counts]] = {"as it is": [], "classes given": [], "masks right": []}
-    for record in tqdm(records, unit="image"):
-        path = folder / f"{names[record['file_name']]}.png"
-        predicted, label = read_label_map(path, size, -1), read_label_map(record["sem_seg_file_name"], size, ignore)
-        if predicted.shape != label.shape:
-            raise UserError(f"{path}: has another size than {record['sem_seg_file_name']}; predict at that size")
-        plain = confusion(predicted, label, size, ignore)
+    most: dict[tuple[int, int], list[tuple[int, str]]] = {}
+    names = ["as it is", "classes given", "masks right", *(["lists complete"] if lists else [])]
+    parts: dict[str, list[Counts]] = {name: [] for name in names}
+    images = tqdm(truth.predictions(run), total=len(truth.records), unit="image")
+    for number, (record, predicted, label) in enumerate(images):
+        plain = confusion(predicted, label, size, truth.ignore)
         total += plain
-        parts["as it is"].append(count([plain]))
-        for name, oracle in (("classes given", with_true_classes), ("masks right", with_true_masks)):
-            parts[name].append(count([confusion(oracle(predicted, label, ignore), label, size, ignore)]))
+        for row, column in np.argwhere(plain * (1 - np.eye(size, dtype=np.int64))).tolist():
+            most.setdefault((row, column), []).append((int(plain[row, column]), record["file_name"]))
+        changed = {
+            "as it is": predicted,
+            "classes given": with_true_classes(predicted, label, truth.ignore),
+            "masks right": with_true_masks(predicted, label, truth.ignore),
+        }
+        if lists:
+            changed["lists complete"] = with_whole_list(predicted, label, lists[number].listed, truth.ignore)
+        for name, labels in changed.items():
+            parts[name].append(count([confusion(labels, label, size, truth.ignore)]))
     joined = {name: _joined(each) for name, each in parts.items()}
-    now = joined["as it is"]
-    figures = {name: whole(each) for name, each in joined.items()}
-    gains = {name: {key: figures[name][key] - figures["as it is"][key] for key in DEFINITIONS} for name in figures}
+    scores = {name: whole(each) for name, each in joined.items()}
+    now = scores.pop("as it is")
+    gains = {name: {key: each[key] - now[key] for key in DEFINITIONS} for name, each in scores.items()}
     confusions = [
-        {**entry, "predicted": classes[entry["predicted"]], "true": classes[entry["true"]]}
+        {
+            **entry,
+            "predicted": truth.classes[entry["predicted"]],
+            "true": truth.classes[entry["true"]],
+            "images": _largest(most[entry["predicted"], entry["true"]]),
+        }
         for entry in costly_confusions(total, SHOWN)
     ]
-    del gains["as it is"]
-    return {"run": str(run), "mIoU": figures["as it is"], "oracles_add": gains, "confusions": confusions}, now
+    found: dict[str, Any] = {"run": str(run), "mIoU": now, "oracles_add": gains, "confusions": confusions}
+    return Diagnosis(found, joined["as it is"])
+
+
+def _largest(images: list[tuple[int, str]]) -> list[str]:
+    """The files with most of a confusion's pixels."""
+    return [file for _, file in sorted(images, key=lambda pair: (-pair[0], pair[1]))[:IMAGES_OF_A_CONFUSION]]
 
 
 def _joined(parts: Sequence[Counts]) -> Counts:
@@ -86,35 +117,6 @@ def compare(first: Counts, second: Counts, classes: Sequence[str]) -> dict[str, 
     return {"mIoU": {name: asdict(difference) for name, difference in overall.items()}, "classes": named}
 
 
-def in_words(report: Mapping[str, Any]) -> str:
-    """The report as a paragraph."""
-    sentences = []
-    for run in report["runs"]:
-        scores = " and ".join(f"{run['mIoU'][name]:.2f} ({name})" for name in DEFINITIONS)
-        gains = {name: added["mIoU_present"] for name, added in run["oracles_add"].items()}
-        sentences.append(
-            f"{run['run']} has mIoU {scores}. With its own regions and the right classes it would have "
-            f"{gains['classes given']:+.2f} points of mIoU_present, with the right regions and its own classes "
-            f"{gains['masks right']:+.2f}."
-        )
-        if run["confusions"]:
-            worst = run["confusions"][0]
-            sentences.append(
-                f"Its costliest confusion takes {worst['true']} for {worst['predicted']}: "
-                f"{worst['mIoU_present']:.2f} points."
-            )
-    if "comparison" in report:
-        found = report["comparison"]["mIoU"]["mIoU_present"]
-        sure = "differ" if found["low"] > 0 or found["high"] < 0 else "cannot be told apart on these images"
-        kept = [row["class"] for row in report["comparison"]["classes"] if row["holds_up"]]
-        sentences.append(
-            f"The second minus the first is {found['value']:+.2f} points of mIoU_present, 95% interval "
-            f"{found['low']:+.2f} to {found['high']:+.2f}: the runs {sure}. "
-            f"Classes whose difference holds up: {', '.join(kept) or 'none'}."
-        )
-    return " ".join(sentences)
-
-
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
@@ -123,30 +125,92 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=user_path, metavar="OUTPUT_DIR", help="one run, or two to compare")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set with label maps")
     parser.add_argument("--output", type=user_path, metavar="FILE", help="where the JSON goes; default: nowhere")
+    parser.add_argument("--page", type=user_path, metavar="FILE", help="an HTML page of it, with images")
+    parser.add_argument(
+        "--image-reasons", type=user_path, metavar="FOLDER", help="reasons of the (last) run's images, <stem>.json each"
+    )
+    parser.add_argument(
+        "--attributes",
+        metavar="MODEL",
+        help="base, large, panoptic, mini, ...: segment with each attribute of --image-reasons left out in turn",
+    )
+    parser.add_argument("--weights", type=user_path, metavar="FILE", help="of the model of --attributes")
+    parser.add_argument(
+        "--images", type=int, default=20, metavar="N", help="for --attributes (default: 20)"
+    )
     parser.add_argument("--register", nargs="*", default=[], metavar="MODULE", help="modules that register data sets")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if len(options.runs) > 2:
+        parser.error(f"{len(options.runs)} runs: name one, or two to compare")
+    if options.attributes and not options.image_reasons:
+        parser.error("--attributes: needs --image-reasons, the reasons whose attributes are left out")
+    if options.images < 1:
+        parser.error(f"--images {options.images}: give a whole number, at least 1")
+    return options
 
 
 def body(options: argparse.Namespace) -> int:
-    """Read, reckon, tell; returns the exit status."""
-    if len(options.runs) > 2:
-        raise UserError(f"{len(options.runs)} runs: name one, or two to compare")
+    """Read, compute, report; returns the exit status."""
     register_all()
     register_modules(options.register)
     if options.dataset not in DatasetCatalog.list():
-        raise UserError(f"--dataset {options.dataset}: not registered; known are {', '.join(dataset_names())}")
-    found = [diagnose(run, options.dataset) for run in options.runs]
-    report: dict[str, Any] = {"dataset": options.dataset, "runs": [figures for figures, _ in found]}
+        hint = did_you_mean(options.dataset, dataset_names())
+        raise UserError(f"--dataset {options.dataset}: not registered{hint}; known are {', '.join(dataset_names())}")
+    truth = Truth.of(options.dataset)
+    lists = read_lists(options.image_reasons, truth) if options.image_reasons else None
+    last = len(options.runs) - 1
+    found = [diagnose(run, truth, lists if place == last else None) for place, run in enumerate(options.runs)]
+    report: dict[str, Any] = {"dataset": truth.name, "runs": [each.figures for each in found]}
     if len(found) == 2:
-        metadata = MetadataCatalog.get(options.dataset)
-        classes = unique_names(metadata.get("short_names", metadata.stuff_classes))
-        report["comparison"] = compare(found[0][1], found[1][1], classes)
+        report["comparison"] = compare(found[0].counts, found[1].counts, truth.classes)
+    if lists:
+        report["lists"] = figures(lists)
+        if len(found) == 2:
+            report["lists"]["gain_by_recall"] = gain_by_recall(lists, image_gains(found[0].counts, found[1].counts))
+    if lists and options.attributes:
+        report["attributes"] = attribute_effects(options, truth, lists)
     report = {"in_words": in_words(report), **report}
     if options.output:
         write_text(options.output, json.dumps(report, indent=1) + "\n")
+    if options.page:
+        write_page(report, truth, options.page, options.image_reasons)
     print(report["in_words"])
     return 0
+
+
+def read_lists(folder: Path, truth: Truth) -> list[ImageList]:
+    """The lists of classes of every image, beside what its ground truth shows.
+
+    Raises:
+        UserError, TripletError: see `read_list`.
+    """
+    synonyms = registered_vocabulary(truth.name, "--dataset").synonyms
+    found = []
+    for record in truth.records:
+        present = frozenset(np.unique(truth.labels(record)).tolist()) - {truth.ignore}
+        found.append(read_list(folder, record["file_name"], synonyms, present))
+    if all(one.listed is None for one in found):
+        raise UserError(f"--image-reasons {folder}: has no reasons for the images of {truth.name}")
+    return found
+
+
+def image_gains(first: Counts, second: Counts) -> list[float]:
+    """Points of pixel accuracy by which each image is better in the second run."""
+    pixels = np.maximum(first.true.sum(axis=1), 1)
+    return (100 * (second.hits.sum(axis=1) - first.hits.sum(axis=1)) / pixels).tolist()
+
+
+def attribute_effects(options: argparse.Namespace, truth: Truth, lists: Sequence[ImageList]) -> list[dict[str, Any]]:
+    """The table of `ranked`, over the first images.
+
+    Raises:
+        UserError: see `maft.load_segmentor`.
+    """
+    segmentor = load_segmentor(options.attributes, options.weights, attributes=ATTRIBUTES)
+    some = replace(truth, records=truth.records[: options.images])
+    vocabulary = registered_vocabulary(truth.name, "--dataset")
+    return ranked(list(effects(segmentor, some, vocabulary, lists[: options.images], ATTRIBUTES)))
 
 
 def main(words: Sequence[str] | None = None) -> int:
