@@ -17,11 +17,14 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.text.prompts import match_reasons
 from reason.imagefile import ImageFileError, read_rgb, to_rgb
+from reason.shipped import reasons_for
 from reason.triplets import Reason, find_image_file, load_generic, load_image
 from reason.vocabulary import Vocabulary, VocabularyClass, VocabularyError, read_vocabulary
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 ClassesLike = str | Vocabulary | Sequence[str]
+GENERIC = "generic"
+"""The word for the shipped generic reasons."""
 ReasonsLike = None | str | Path | Mapping[str, "Reason | Mapping[str, Any] | Sequence[str]"]
 
 
@@ -140,8 +143,9 @@ def read_reasons(
     """The reasons for one image.
 
     Args:
-        reasons: None; a mapping from class to attributes or a whole reason; a generic file; an image's reason file; a
-            folder of those, in which the image's is found by its name.
+        reasons: None; "generic" for the shipped reasons (a file or folder of that name is "./generic"); a mapping from
+            class to attributes or a whole reason; a generic file; an image's reason file; a folder of those, in which
+            the image's is found by its name.
         vocabulary: the classes.
         image_name: the image's path, or None where it has none.
         find: how the network finds reasons; without, by the vocabulary's synonyms.
@@ -163,6 +167,8 @@ def read_reasons(
                 some = ", ".join(vocabulary.class_names[:8])
                 raise UserError(f"reasons: {name!r} is none of the classes ({some})")
         return _shared(given, find(given), vocabulary, "the reasons given")
+    if reasons == GENERIC:
+        return _shipped(vocabulary, find)
     if not isinstance(reasons, (str, Path)):
         what = type(reasons).__name__
         raise UserError(f"reasons: a {what}; give a mapping, a reason file, a folder of them, or None")
@@ -185,6 +191,16 @@ def read_reasons(
         note = f"{path} names no class of the vocabulary: segmented by names alone"
         return GivenReasons({}, "names", str(path), note)
     return GivenReasons(own, "image", str(path))
+
+
+def _shipped(vocabulary: Vocabulary, find: Find) -> GivenReasons:
+    """The generic reasons that come along, for the classes that their table knows."""
+    found = reasons_for(vocabulary)
+    given = _shared(found.reasons, find(found.reasons), vocabulary, "the shipped generic reasons")
+    notes = [f"{name!r} is read as {kind}" for name, kind in found.chosen.items()]
+    if Path(GENERIC).exists():
+        notes.append(f"'{GENERIC}' means the shipped reasons; write './{GENERIC}' for the file or folder of that name")
+    return replace(given, note="; ".join(filter(None, (given.note, *notes))))
 
 
 def _shared(

@@ -121,7 +121,8 @@ def test_packages_and_their_data_are_found_from_anywhere(environment: Path, tmp_
 import importlib.util, json
 from maft.resources import checkout, config_file, config_folder, mini_weights
 from reason.asking.prompts import load_prompts
-from reason.vocabulary import known_vocabularies, load_vocabulary
+from reason.shipped import reasons_for
+from reason.vocabulary import known_vocabularies, load_vocabulary, parse_vocabulary
 print(json.dumps({
     "there": [name for name in ("detectron2", "tools", "openseg_r") if importlib.util.find_spec(name)],
     "checkout": checkout() is not None,
@@ -131,13 +132,14 @@ print(json.dumps({
     "clip": [path.name for path in (config_folder() / "clip").glob("*.json")],
     "weights": mini_weights().stat().st_size,
     "prompts": len(load_prompts().hash),
+    "shipped": len(reasons_for(parse_vocabulary("cat; sofa; zorgle")).reasons),
 }))
 """
     found = json.loads(run(environment / "python", "-c", code, folder=tmp_path).stdout)
     assert found["there"] == ["openseg_r"]
     assert not found["checkout"] and found["config"]
     assert found["vocabularies"] == sorted(path.stem for path in (ROOT / "datasets/vocabularies").glob("*.json"))
-    assert found["classes"] == 847 and found["prompts"] > 8
+    assert found["classes"] == 847 and found["prompts"] > 8 and found["shipped"] == 2
     assert found["clip"] == sorted(path.name for path in (ROOT / "configs/clip").glob("*.json"))
     assert found["weights"] == (ROOT / "tools/mini/weights/mini.safetensors").stat().st_size
 

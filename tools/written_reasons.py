@@ -9,81 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import UserError, run_command
 from reason.files import user_path, write_text
 from reason.names import VocabularyNames
+from reason.shipped import ENDING, HEADER, TABLE, Entry, read_entries
 from reason.triplets import Reason, dump_generic
 from reason.vocabulary import load_vocabulary
 
 from .commands import described
 
 FOLDER = Path("reason_data/general_reason/written")
-TABLE = "entries.tsv"
 _KEYS = {"ade847": (130, "flowerpot", 188)}
 """Vocabulary -> a class, its key, and the class it stands before. "pot, flowerpot" shares one name with "pot" and one
 with "plant pots"; the key that it shares with the latter, behind that entry and before "pot", is its own."""
-HEADER = "concept\tclasses\tgeneral_category\tsub_category\tattributes"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table: a thing, and the classes that it is.
-
-    Attributes:
-        concept: its name.
-        classes: (vocabulary, index) of the classes.
-        general_category: such as "vehicle".
-        sub_category: such as "aircraft".
-        attributes: the most telling first.
-    """
-
-    concept: str
-    classes: tuple[tuple[str, int], ...]
-    general_category: str
-    sub_category: str
-    attributes: tuple[str, ...]
-
-    def reason(self, key: str, label: str) -> Reason:
-        """The entry of a generic file, with the sentence of the published files made from the fields."""
-        raw = (
-            f"A1: This object belongs to [{self.general_category}]. A2: This '{self.general_category}' is "
-            f"[{self.sub_category}]. A3: This '{self.sub_category}' '{self.general_category}' can be recognized as "
-            f"{label} because it contains visual attributes: [{', '.join(self.attributes)}]."
-        )
-        return Reason(key, self.general_category, self.sub_category, self.attributes, raw)
-
-
-def read_entries(paths: Iterable[Path]) -> list[Entry]:
-    """The entries of tables, in their order.
-
-    Raises:
-        UserError: a table that is not there, or a line that is malformed; names the file and the line.
-    """
-    entries: list[Entry] = []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path}: no such table; name it, or run this in the root of the checkout")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip() and line != HEADER:
-                entries.append(_entry(line, f"{path}, line {number}"))
-    return entries
-
-
-def _entry(line: str, where: str) -> Entry:
-    fields = [field.strip() for field in line.split("\t")]
-    if len(fields) != 5 or not all(fields):
-        raise UserError(f"{where}: must be five fields with tabs between them: {HEADER.expandtabs(1)}")
-    classes = []
-    for part in fields[1].split(","):
-        vocabulary, _, index = part.strip().partition("#")
-        if not index.isdecimal():
-            raise UserError(f"{where}: {part!r} must be VOCABULARY#INDEX")
-        classes.append((vocabulary, int(index)))
-    attributes = tuple(attribute.strip() for attribute in fields[4].split(";") if attribute.strip())
-    return Entry(fields[0], tuple(classes), fields[2], fields[3], attributes)
 
 
 def vocabularies(entries: Iterable[Entry]) -> list[str]:
@@ -145,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         write_table(entries, table)
         for name, reasons in files.items():
-            dump_generic(reasons, options.folder / f"{name}_class_reason.json")
+            dump_generic(reasons, options.folder / f"{name}{ENDING}")
             print(f"{options.folder / f'{name}_class_reason.json'}: {len(reasons)} classes")
         return 0
 

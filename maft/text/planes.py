@@ -6,6 +6,7 @@ plane for each. Several names of a class are averaged a template; attributes are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.text.prompts import check_num_des, match_reasons
+from maft.text.prompts import check_num_des
 from maft.text.templates import TemplateSet
 from reason.triplets import Reason
 
@@ -133,9 +134,26 @@ def find_reasons(
     names: Sequence[Sequence[str]], reasons: Mapping[str, Reason], other_names: Sequence[Sequence[str]] | None
 ) -> list[str | None]:
     """The key of `reasons` that every class takes, or None: by `names`, else by the names of the other list."""
-    keys = match_reasons(names, reasons)
-    others = keys if other_names is None else match_reasons(other_names, reasons)
+    keys = _closest_keys(names, reasons)
+    others = keys if other_names is None else _closest_keys(other_names, reasons)
     return [other if own is None else own for own, other in zip(keys, others, strict=True)]
+
+
+def _closest_keys(names: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> list[str | None]:
+    """The key that shares most names with each class, the first of equals.
+
+    SED's strings of ade847 share names ("screen, crt screen" and "blind, screen"), so one name in common is not enough.
+    """
+    keys = list(reasons)
+    having: dict[str, list[int]] = {}
+    for position, key in enumerate(keys):
+        for part in {part.strip() for part in key.split(",")}:
+            having.setdefault(part, []).append(position)
+    found: list[str | None] = []
+    for own in names:
+        shared = Counter(position for name in set(own) for position in having.get(name, ()))
+        found.append(keys[min(shared, key=lambda position: (-shared[position], position))] if shared else None)
+    return found
 
 
 def _prompts(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from maft.errors import UserError
-from maft.text.planes import PlanePrompts, fold_planes, generic_planes, plain_planes, reason_planes
+from maft.text.planes import PlanePrompts, find_reasons, fold_planes, generic_planes, plain_planes, reason_planes
 from maft.text.templates import TemplateSet, template_set
 from reason.triplets import Reason
 from reason.vocabulary import load_vocabulary
@@ -144,3 +144,10 @@ def test_a_blend_of_equal_attributes_is_the_attribute() -> None:
     prompts = replace(plain_planes(NAMES[2:], FRAMES), groups=2, sentences=("a", "b", "a", "b"), blend=True)
     features = F.normalize(torch.randn(2, 3, generator=torch.Generator().manual_seed(3)), dim=-1).repeat(2, 1)
     torch.testing.assert_close(fold_planes(features, prompts)[0, 0], features[:2])
+
+
+def test_of_keys_that_share_a_name_the_one_that_shares_most_is_taken() -> None:
+    reasons = dict.fromkeys(("blind, screen", "screen, crt screen", "counter", "buffet, sideboard"), REASONS["sky"])
+    names = (("screen", "crt screen"), ("blind", "screen"), ("buffet", "counter", "sideboard"), ("screen",), ("crt",))
+    expected = ["screen, crt screen", "blind, screen", "buffet, sideboard", "blind, screen", None]
+    assert find_reasons(names, reasons, None) == expected

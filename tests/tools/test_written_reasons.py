@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maft.text.planes import find_reasons
 from maft.text.prompts import match_reasons
 from reason.check import check_reasons, read_reasons, ruler
 from reason.vocabulary import known_vocabularies, load_vocabulary
@@ -24,6 +25,6 @@ def test_shipped_reasons_give_every_class_its_own_entry_and_have_no_findings(nam
     keys = match_reasons(vocabulary.synonyms, reasons)
     assert {index: reasons[key].attributes for index, key in enumerate(keys) if key is not None} == own
     assert len(own) == len(vocabulary) and len(set(keys)) == len(keys)
-    sed = match_reasons(vocabulary.sed_names, reasons)
-    assert all(key or other for key, other in zip(sed, keys, strict=True)), "SED asks by its own names, then by these"
+    sed = find_reasons(vocabulary.sed_names, reasons, vocabulary.synonyms)
+    assert sed == keys, "every name of SED's leads to the entry of its own class"
     assert reasons == generic_reasons(entries, name), "made from another table"
