@@ -10,7 +10,8 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -225,3 +226,15 @@ def _read(path: str | Path, what: str) -> tuple[NDArray[Any], str]:
         raise UserError(f"{path}: no such {what}; prepare the data set as datasets/README.md says") from error
     except UNREADABLE as error:
         raise UserError(f"{path}: not readable as a {what} ({error}); prepare or copy it again") from error
+
+
+def prediction_names(images: Sequence[str]) -> dict[str, str]:
+    """Image file to a name, without suffix, that its prediction is saved under: distinct, relative, readable.
+
+    It is the path below the folder that all images share, less the suffix where no other image could have that name.
+    """
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    relative = {image: os.path.relpath(os.path.abspath(image), root) for image in images}
+    bare = {image: os.path.splitext(name)[0] for image, name in relative.items()}
+    taken = Counter(bare.values()) + Counter(set(relative.values()))
+    return {image: bare[image] if taken[bare[image]] == 1 else name for image, name in relative.items()}

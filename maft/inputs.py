@@ -25,7 +25,6 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 ClassesLike = str | Vocabulary | Sequence[str]
 GENERIC = "generic"
 """The word for the shipped generic reasons."""
-ReasonsLike = None | str | Path | Mapping[str, "Reason | Mapping[str, Any] | Sequence[str]"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class GivenReasons:
     kind: Literal["names", "generic", "image", "some"]
     source: str = ""
     note: str = ""
+
+
+ReasonsLike = None | str | Path | GivenReasons | Mapping[str, Reason | Mapping[str, Any] | Sequence[str]]
 
 
 def read_image(image: ImageLike) -> NDArray[np.uint8]:
@@ -145,7 +147,7 @@ def read_reasons(
     Args:
         reasons: None; "generic" for the shipped reasons (a file or folder of that name is "./generic"); a mapping from
             class to attributes or a whole reason; a generic file; an image's reason file; a folder of those, in which
-            the image's is found by its name.
+            the image's is found by its name; or what this function has returned before.
         vocabulary: the classes.
         image_name: the image's path, or None where it has none.
         find: how the network finds reasons; without, by the vocabulary's synonyms.
@@ -156,6 +158,8 @@ def read_reasons(
     """
     if reasons is None:
         return GivenReasons({}, "names")
+    if isinstance(reasons, GivenReasons):
+        return reasons
     if find is None:
         find = partial(match_reasons, vocabulary.synonyms)
     if isinstance(reasons, Mapping):
@@ -187,7 +191,7 @@ def read_reasons(
         generic = load_generic(path)
         return _shared(generic, find(generic), vocabulary, str(path))
     own = load_image(path).reasons
-    if all(key is None for key in find(own)):
+    if not any(key is not None and own[key].attributes for key in find(own)):
         note = f"{path} names no class of the vocabulary: segmented by names alone"
         return GivenReasons({}, "names", str(path), note)
     return GivenReasons(own, "image", str(path))

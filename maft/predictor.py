@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 RESULT_PIXELS = 2**21
 """Larger images are labelled at this many pixels; their label map is enlarged to full size."""
 _DTYPES = (torch.float32, torch.bfloat16)
+Progress = Callable[[int, int], object]
+"""Called with how much is done, and of how much."""
 
 
 def load_segmentor(
@@ -108,6 +110,9 @@ class Segmentor:
         network: in evaluation mode, weights loaded.
         size: (short side, longest side) that images are resized to, in pixels.
         dtype, attributes, mode, design, bank: see `load_segmentor`.
+        fold: what makes the network's text input, in place of its own by `attributes`, `mode` and `design`.
+        bank_dtype: how `bank` stores features.
+        channels: the order in which the network takes an image's colours.
     """
 
     def __init__(
@@ -120,13 +125,18 @@ class Segmentor:
         mode: str = "reference",
         design: str | None = None,
         bank: str | Path | None = None,
+        fold: Fold[Any, Any] | None = None,
+        bank_dtype: Literal["float32", "float16"] = "float32",
+        channels: Literal["RGB", "BGR"] = "RGB",
     ) -> None:
         self.network, self.size, self.dtype = network, size, dtype
-        self._fold: Fold[Any, Any] = network.text_fold(attributes=attributes, mode=mode, design=design)
+        self._reversed = channels == "BGR"
+        self._fold: Fold[Any, Any] = fold or network.text_fold(attributes=attributes, mode=mode, design=design)
         clip = network.clip
         encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
-        self._bank = FeatureBank(encoder, self._fold.templates, os.path.expanduser(bank) if bank else None)
-        self._kept: tuple[object, Any] | None = None
+        folder = os.path.expanduser(bank) if bank else None
+        self._bank = FeatureBank(encoder, self._fold.templates, folder, storage_dtype=bank_dtype)
+        self._kept: dict[str, tuple[object, Any]] = {}
         self._said: set[object] = set()
 
     @overload
@@ -178,10 +188,14 @@ class Segmentor:
         given = image if isinstance(image, list) else [image]
         pixels = [read_image(one) for one in given]
         with torch.inference_mode(), self._precision():
-            views = self.network.look([resized(one, *self.size) for one in pixels])
+            views = self.network.look([resized(self._ordered(one), *self.size) for one in pixels])
         names = [str(one) if isinstance(one, (str, Path)) else None for one in given]
         seen = [Seen(self, *parts) for parts in zip(pixels, views, names, strict=True)]
         return seen if isinstance(image, list) else seen[0]
+
+    def _ordered(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The colours in the order that the network takes them in."""
+        return np.ascontiguousarray(pixels[..., ::-1]) if self._reversed else pixels
 
     def _precision(self) -> torch.autocast | nullcontext[None]:
         if self.dtype == torch.float32:
@@ -202,20 +216,47 @@ class Segmentor:
             if key is not None
         }
 
-    def classifier(self, vocabulary: Vocabulary, given: GivenReasons) -> Any:
-        """The network's text input for a vocabulary and reasons; that of the last call is kept.
+    def classifier(self, vocabulary: Vocabulary, given: GivenReasons, on_progress: Progress | None = None) -> Any:
+        """The network's text input for a vocabulary and reasons; the last one of each kind of reasons is kept.
+
+        Args:
+            vocabulary: the classes.
+            given: of `read_reasons`.
+            on_progress: called with the sentences whose features are there and with how many there are to be.
 
         Raises:
-            UserError: the classes or attributes cannot be used.
+            UserError: the classes or attributes cannot be used, or the bank cannot be written.
         """
         names = self._fold.names(vocabulary)
-        key = (names, vocabulary.synonyms, given.kind, tuple(given.reasons.items()))
-        if self._kept is None or self._kept[0] != key:
+        key = (names, vocabulary.synonyms, tuple(given.reasons.items()))
+        if given.kind not in self._kept or self._kept[given.kind][0] != key:
             prompts, origin = self._prompts(names, given)
             self._warn(names, prompts.sentences)
-            features = self._bank.get(prompts.sentences)
-            self._kept = (key, self._fold.fold(features, prompts, len(vocabulary), origin))
-        return self._kept[1]
+            features = self._features(prompts.sentences, on_progress)
+            self._kept[given.kind] = (key, self._fold.fold(features, prompts, len(vocabulary), origin))
+            if given.kind != "image":  # what the next run asks for as well
+                self.flush()
+        return self._kept[given.kind][1]
+
+    def flush(self) -> None:
+        """Write the text features that are only in memory so far to the bank's folder, where there is one.
+
+        Raises:
+            UserError: they could not be written; they stay in memory.
+        """
+        self._bank.flush()
+
+    def _features(self, sentences: Sequence[str], on_progress: Progress | None) -> Tensor:
+        if on_progress is None:
+            return self._bank.get(sentences)
+        total, done = len(set(sentences)), 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
+        return self._bank.get(sentences, report)
 
     def _warn(self, synonyms: tuple[tuple[str, ...], ...], sentences: tuple[str, ...]) -> None:
         """Say which classes and sentences CLIP does not read as they are meant, once each."""

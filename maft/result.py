@@ -13,6 +13,7 @@ from PIL import Image
 
 from maft import drawing, legend
 from maft.inference import Segment
+from maft.region_names import write_names
 from reason.triplets import Reason
 from reason.vocabulary import Vocabulary
 
@@ -69,21 +70,48 @@ class Result:
         """Class and segment maps, as the drawing functions take them."""
         return drawing.Maps(self.label_map, self.label_map if self.segment_map is None else self.segment_map)
 
-    def overlay(self, *, with_legend: bool = True) -> Image.Image:
+    @property
+    def without_class(self) -> float:
+        """The part of the image's pixels, in [0, 1], that has no class."""
+        return float((self.label_map == drawing.NONE).mean())
+
+    def overlay(
+        self, *, with_legend: bool = True, with_names: bool = True, alarm: str = "", pixels: int | None = None
+    ) -> Image.Image:
         """The image tinted by class, as an RGB image.
 
         Args:
             with_legend: add a legend of the classes and their shares below it.
+            with_names: write the classes' names into the regions that have room for them.
+            alarm: a sentence to put above it that nobody may miss; "" for none.
+            pixels: make the image smaller if it has more than so many; None keeps its size.
         """
         palette = self.vocabulary.palette
-        tinted = drawing.overlay(self.image, self.maps, palette)
-        if not with_legend:
-            return Image.fromarray(tinted)
-        entries = [(f"{_drawable(found)} {percent(found.share)}", palette[found.index]) for found in self.classes]
-        nothing = float((self.label_map == drawing.NONE).mean())
-        if nothing:
-            entries.append((f"(none) {percent(nothing)}", (210, 210, 210)))
-        return legend.compose(tinted, entries)
+        image, maps = self._shrunk(pixels)
+        tinted = Image.fromarray(drawing.overlay(image, maps, palette))
+        names = [_drawable(entry.synonyms[0], entry.index) for entry in self.vocabulary.classes]
+        if with_names:
+            write_names(tinted, maps, names)
+        entries: list[legend.Entry] = []
+        if with_legend:
+            entries = [(f"{names[found.index]} {percent(found.share)}", palette[found.index]) for found in self.classes]
+            if self.without_class:
+                entries.append((f"(none) {percent(self.without_class)}", (210, 210, 210)))
+        return legend.compose(np.asarray(tinted), entries, alarm) if with_legend or alarm else tinted
+
+    def _shrunk(self, pixels: int | None) -> tuple[NDArray[np.uint8], drawing.Maps]:
+        """Image and maps at no more than so many pixels."""
+        height, width = self.label_map.shape
+        if pixels is None or height * width <= pixels:
+            return self.image, self.maps
+        scale = (pixels / (height * width)) ** 0.5
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        maps = (
+            np.asarray(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
+            for values in (self.maps.classes, self.maps.segments)
+        )
+        image = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
+        return np.asarray(image), drawing.Maps(*maps)
 
     def _repr_png_(self) -> bytes:
         """How Jupyter shows the result."""
@@ -104,6 +132,6 @@ def percent(share: float) -> str:
     return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
-def _drawable(found: FoundClass) -> str:
-    latin = all(ord(letter) < NOT_LATIN for letter in found.name)
-    return found.name if latin else f"{found.name} [class {found.index}]"
+def _drawable(name: str, index: int) -> str:
+    latin = all(ord(letter) < NOT_LATIN for letter in name)
+    return name if latin else f"{name} [class {index}]"

@@ -276,7 +276,8 @@ def _what(error: BaseException, path: str | Path, content: bytes | None) -> str:
         return "a folder, not an image"
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return f"more than {limit:,} pixels, which is not opened unasked; --max-source-pixels N allows more"
+        way_out = "--max-source-pixels N allows more, in Python PIL.Image.MAX_IMAGE_PIXELS = N"
+        return f"more than {limit:,} pixels, which is not opened unasked; {way_out}"
     if isinstance(error, MemoryError):
         return "too large for the memory there is; make it smaller"
     if isinstance(error, UnidentifiedImageError):

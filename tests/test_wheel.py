@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
@@ -161,6 +162,29 @@ def test_the_commands(environment: Path, tmp_path: Path) -> None:
 def test_what_needs_detectron2_says_so_in_one_line(environment: Path, tmp_path: Path) -> None:
     done = run(environment / "openseg-r", "mini", "evaluate", folder=tmp_path, status=2)
     assert done.stderr.startswith("error: ") and "detectron2" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_photograph_and_a_drawn_image_are_segmented_without_detectron2(environment: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    photograph = Image.fromarray(skimage.data.coffee()).resize((300, 200))
+    photograph.save(tmp_path / "images" / "coffee.jpg")
+    scene = render_scene(3, "val").image
+    Image.fromarray(scene).save(tmp_path / "images" / "scene.png")
+    classes = [entry.synonyms[0] for entry in vocabulary("val").classes][:8]
+    words = ("images", "--vocabulary", ", ".join(classes), "--model", "mini", "--device", "cpu")
+    done = run(environment / "openseg-r", "segment", *words, folder=tmp_path)
+    assert "2 of 2 images in out/segment" in done.stdout and "8 classes" in done.stderr
+    results = tmp_path / "out" / "segment"
+    for name, size in (("coffee", (300, 200)), ("scene", (256, 256))):
+        assert Image.open(results / f"{name}.png").size == size
+        assert Image.open(results / f"{name}.overlay.jpg").height > size[1]
+        assert json.loads((results / f"{name}.json").read_text())["classes"]
+    command = ["-m", "tools.segment", str(tmp_path / "images"), *words[1:], "--output", str(tmp_path / "here")]
+    run(sys.executable, *command, folder=ROOT)
+    ours, theirs = (np.array(Image.open(folder / "scene.png")) for folder in (tmp_path / "here", results))
+    assert (ours == theirs).mean() > 0.999 and len(np.unique(ours)) > 1
+    refused = run(environment / "openseg-r", "segment", *words, "MODEL.NUM_DES", "3", folder=tmp_path, status=2)
+    assert refused.stderr.splitlines()[-1].startswith("error: --config-file and KEY VALUE pairs need detectron2")
 
 
 def test_the_four_lines_give_what_they_give_in_a_checkout(environment: Path, tmp_path: Path) -> None:

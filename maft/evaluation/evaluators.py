@@ -6,8 +6,6 @@ Records hold counts only, so that they can be journalled, gathered from several 
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -27,6 +25,7 @@ from maft.files import (
     encode_label_map,
     encode_panoptic,
     encode_png,
+    prediction_names,
     read_label_map,
     read_panoptic,
     write_bytes,
@@ -291,18 +290,6 @@ class CombinedEvaluator:
         for place, evaluator in enumerate(self._evaluators):
             metrics |= evaluator.summarise({image: record[str(place)] for image, record in records.items()})
         return metrics
-
-
-def prediction_names(images: Sequence[str]) -> dict[str, str]:
-    """Image file to a name, without suffix, that its prediction is saved under: distinct, relative, readable.
-
-    It is the path below the folder that all images share, less the suffix where no other image could have that name.
-    """
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
-    relative = {image: os.path.relpath(os.path.abspath(image), root) for image in images}
-    bare = {image: os.path.splitext(name)[0] for image, name in relative.items()}
-    taken = Counter(bare.values()) + Counter(set(relative.values()))
-    return {image: bare[image] if taken[bare[image]] == 1 else name for image, name in relative.items()}
 
 
 def _records_by_image(

@@ -10,11 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from maft.errors import UserError
-from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, prediction_names
+from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.metrics import confusion_matrix
 from maft.evaluation.panoptic import match_segments
 from maft.evaluation.results import results_folder
-from maft.files import encode_panoptic, read_label_map, read_panoptic
+from maft.files import encode_panoptic, prediction_names, read_label_map, read_panoptic
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""tools.segment as its users run it: subprocesses, real photographs, a small model with seeded weights."""
+"""tools.segment as its users run it: real photographs, a small model of a config with seeded weights, and mini."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from maft import load_segmentor
 from maft.errors import UserError
-from maft.legend import compose
-from reason.vocabulary import load_vocabulary
-from tools.segment.cli import main, parse_arguments
-from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
-from tools.segment.segmenter import percent
+from maft.result import percent
+from tools.mini.scenes import render_scene
+from tools.segment.cli import main
+from tools.segment.inputs import find_images, mark_things, read_vocabulary
 
 CLASSES = "cat, kitten; person; sofa; wall"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of photographs, and what lies in such folders: a cut-off file, a text, a hidden file."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     Image.fromarray(skimage.data.chelsea()).resize((150, 100)).save(folder / "cat.jpg")
     Image.fromarray(skimage.data.astronaut()).resize((120, 120)).save(folder / "Astronaut.PNG")
     whole = (folder / "cat.jpg").read_bytes()
     (folder / "torn.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     (folder / ".hidden").write_text("")
     return folder
 
@@ -60,14 +60,14 @@ def load(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def semantic(repository: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, int]:
-    """The whole folder, the torn picture included."""
+def semantic(repository: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, int]:
+    """The whole folder, the torn image included."""
     output = tmp_path_factory.mktemp("semantic")
-    done = segment(repository, pictures, "--vocabulary", CLASSES, "--output", output, *CPU)
+    done = segment(repository, images, "--vocabulary", CLASSES, "--output", output, *CPU)
     return output, done.stdout, done.stderr, done.returncode
 
 
-def test_a_folder_gives_label_maps_overlays_and_facts(semantic: tuple[Path, str, str, int], pictures: Path) -> None:
+def test_a_folder_gives_label_maps_overlays_and_facts(semantic: tuple[Path, str, str, int], images: Path) -> None:
     output, stdout, stderr, _ = semantic
     assert sorted(path.name for path in output.iterdir()) == sorted(
         f"{stem}{ending}" for stem in ("cat", "Astronaut") for ending in (".png", ".overlay.jpg", ".json")
@@ -92,8 +92,9 @@ def test_the_unreadable_is_named_at_the_end_and_what_is_left_out_is_said(semanti
     assert status == 2 and "Traceback" not in stderr
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "torn.jpg" in errors[0] and stderr.rstrip().endswith(errors[0])
-    assert "2 of 3 pictures" in stdout
-    assert "left out, being no pictures by name: 1, such as notes.txt" in stderr
+    assert "2 of 3 images" in stdout and "asked with class names 2" in stdout
+    assert "left out: 1 file that is no image by its name (.txt 1)" in stderr
+    assert stderr.startswith("vocabulary: cat-person-sofa-wall, 4 classes\n")
 
 
 def test_seeded_weights_are_said_aloud_on_screen_in_the_facts_and_on_the_overlay(
@@ -110,9 +111,9 @@ def test_seeded_weights_are_said_aloud_on_screen_in_the_facts_and_on_the_overlay
 
 
 def test_the_label_map_is_what_the_network_says(
-    semantic: tuple[Path, str, str, int], repository: Path, pictures: Path
+    semantic: tuple[Path, str, str, int], repository: Path, images: Path
 ) -> None:
-    """The same picture through the model directly, without the tool's way of naming and resizing."""
+    """The same image through the model directly, without the tool's way of naming and resizing."""
     code = """
 import sys, json, torch, numpy as np
 from PIL import Image
@@ -130,16 +131,16 @@ with torch.no_grad():
     classes = model([record])[0]["sem_seg"].argmax(0).numpy()
 print((classes == np.array(Image.open(sys.argv[2]))).mean())
 """
-    command = [sys.executable, "-c", code, str(pictures / "cat.jpg"), str(semantic[0] / "cat.png")]
+    command = [sys.executable, "-c", code, str(images / "cat.jpg"), str(semantic[0] / "cat.png")]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 0.999
 
 
-def test_panoptic_segments_add_up(repository: Path, pictures: Path, tmp_path: Path) -> None:
+def test_panoptic_segments_add_up(repository: Path, images: Path, tmp_path: Path) -> None:
     thresholds = [f"MODEL.MASK_FORMER.TEST.{name}_THRESHOLD" for name in ("OBJECT_MASK", "OVERLAP")]
     flags = ("--vocabulary", CLASSES, "--panoptic", "--things", "cat, person", "--output", tmp_path)
-    done = segment(repository, pictures / "cat.jpg", *flags, *CPU, thresholds[0], "0.0", thresholds[1], "0.0")
+    done = segment(repository, images / "cat.jpg", *flags, *CPU, thresholds[0], "0.0", thresholds[1], "0.0")
     assert done.returncode == 0, done.stderr
     assert "is of a semantic model" in done.stderr
     facts, ids = load(tmp_path / "cat.json"), np.array(Image.open(tmp_path / "cat.png"))
@@ -156,35 +157,68 @@ def test_panoptic_segments_add_up(repository: Path, pictures: Path, tmp_path: Pa
     assert f"({len(facts['segments'])} segments)" in done.stdout
 
 
-def test_reasons_of_the_picture_and_generic_ones(repository: Path, pictures: Path, tmp_path: Path) -> None:
-    """The picture with its own reasons can only have the classes they name; the other gets generic ones, counted."""
+@pytest.mark.usefixtures("in_repository")
+@pytest.mark.parametrize("network", [("--config-file", CONFIG, *CPU), ("--model", "mini", "--device", "cpu")])
+def test_images_without_reasons_of_their_own_get_generic_ones_or_names(
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    network: tuple[str, ...],
+) -> None:
+    """An image with its own reasons can only have the classes they name; the others are asked otherwise, counted."""
     names = ("cat", "person", "sofa", "wall")
     generic = {name: {"class_des": [f"{name} part {n}" for n in range(3)]} for name in names}
     (tmp_path / "generic.json").write_text(json.dumps(generic))
     (tmp_path / "reasons").mkdir()
-    own = {"reasoning": {"map_class_reason": {"kitten": {"reason3": ["fur", "eyes", "whiskers"]}}}}
-    (tmp_path / "reasons" / "cat.json").write_text(json.dumps(own))
-    images = (pictures / "cat.jpg", pictures / "Astronaut.PNG")
-    flags = ("--vocabulary", CLASSES, "--image-reasons", tmp_path / "reasons", "--output", tmp_path / "out")
-    done = segment(repository, *images, *flags, "--generic", tmp_path / "generic.json", *CPU)
-    assert done.returncode == 0, done.stderr
-    cat, astronaut = load(tmp_path / "out" / "cat.json"), load(tmp_path / "out" / "Astronaut.json")
-    assert (cat["prompts"], astronaut["prompts"]) == ("image", "generic_missing_file")
-    assert [entry["name"] for entry in cat["classes"]] == ["cat"]
-    assert "generic missing file 1, image 1" in done.stdout
-    # Without generic reasons there is nothing to fall back on: said for that picture, the other one is done.
-    done = segment(repository, *images, *flags[:-1], tmp_path / "strict", *CPU)
-    assert done.returncode == 2 and "Astronaut" in done.stderr.strip().splitlines()[-1]
-    assert load(tmp_path / "strict" / "cat.json")["classes"] == cat["classes"]
-    assert not (tmp_path / "strict" / "Astronaut.json").exists()
+    shutil.copy(images / "cat.jpg", tmp_path / "other.jpg")
+    for stem, name, attributes in (("cat", "kitten", ["fur", "eyes"]), ("other", "zebra", ["stripes"])):
+        own = {"reasoning": {"map_class_reason": {name: {"reason3": attributes}}}}
+        (tmp_path / "reasons" / f"{stem}.json").write_text(json.dumps(own))
+    files = [str(path) for path in (images / "cat.jpg", images / "Astronaut.PNG", tmp_path / "other.jpg")]
+    flags = ["--vocabulary", CLASSES, "--image-reasons", str(tmp_path / "reasons")]
+
+    def facts_of(folder: str, *more: str) -> dict[str, dict]:
+        assert main([*files, *flags, "--output", str(tmp_path / folder), *more, *network]) == 0
+        return {stem: load(tmp_path / folder / f"{stem}.json") for stem in ("cat", "Astronaut", "other")}
+
+    facts = facts_of("generic", "--generic", str(tmp_path / "generic.json"))
+    assert [facts[stem]["prompts"] for stem in facts] == ["image", "generic_missing_file", "generic_no_class"]
+    assert [entry["name"] for entry in facts["cat"]["classes"]] == ["cat"]
+    output = capsys.readouterr().out
+    assert "own reasons 1, generic reasons (no reason file) 1, generic reasons (the reason file names none" in output
+    assert "not all of the 3 images have their own" in caplog.text
+
+    named = facts_of("names")
+    assert [named[stem]["prompts"] for stem in named] == ["image", "plain_missing_file", "plain_no_class"]
+    assert named["cat"]["classes"] == facts["cat"]["classes"]
+    output = capsys.readouterr().out
+    assert "own reasons 1, class names (no reason file) 1, class names (the reason file names none of" in output
+    assert "Astronaut.PNG: " in output and "[class names (no reason file)]" in output
+
+    assert main([*files, "--vocabulary", CLASSES, "--output", str(tmp_path / "plain"), *network]) == 0
+    for stem in ("Astronaut", "other"):
+        ours, plain = ((tmp_path / folder / f"{stem}.png").read_bytes() for folder in ("names", "plain"))
+        assert ours == plain, "names alone are what they are without --image-reasons"
 
 
-ONE = "{pictures}/cat.jpg"
+@pytest.mark.usefixtures("in_repository")
+def test_a_run_that_must_not_fall_back_stops_at_such_images(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reasons").mkdir()
+    words = [str(images / "cat.jpg"), "--vocabulary", CLASSES, "--image-reasons", str(tmp_path / "reasons")]
+    strict = ["MODEL.REASON.FALLBACK", "error"]
+    assert main([*words, "--output", str(tmp_path / "out"), "--config-file", CONFIG, *CPU, *strict]) == 2
+    assert_one_error(capsys.readouterr().err, ("cat.jpg", "no reason file", "MODEL.REASON.FALLBACK"))
+
+
+ONE = "{images}/cat.jpg"
 BAD = [
     (["absent.jpg", "--vocabulary", "cat"], ("absent.jpg", "no such image")),
     ([ONE, "--vocabulary", ""], ("the list of classes", "name at least one")),
     ([ONE, "--vocabulary", "cat", "MODEL.WEIGHTS", "absent.pth"], ("absent.pth", "weight")),
-    (["{pictures}/*.gif", "--vocabulary", "cat"], ("*.gif", "no such image")),
+    (["{images}/*.gif", "--vocabulary", "cat"], ("*.gif", "no such image")),
     ([ONE, "--vocabulary", "cat, cat"], ("'cat'", "already")),
     ([ONE, "--vocabulary", "absent.txt"], ("absent.txt",)),
     ([ONE, "--vocabulary", "cat", "--things", "cat"], ("--things", "--panoptic")),
@@ -192,14 +226,28 @@ BAD = [
     ([ONE, "--vocabulary", "cat", "--image-reasons", "absent"], ("--image-reasons absent",)),
     ([ONE, "--vocabulary", "cat", "MODEL.WEIHGTS", "seeded"], ("WEIHGTS",)),
     ([ONE, "--vocabulary", "cat", "--output", ONE], ("cat.jpg", "cannot be written")),
+    ([ONE, "--vocabulary", "pc95"], ("pc95", "did you mean pc59", "'pc95,'")),
+    ([ONE, "--vocabulary", "cat", "--max-source-pixels", "0"], ("--max-source-pixels 0",)),
+    ([ONE, "--vocabulary", "cat", "--model", "base"], ("--model and --config-file",)),
+    (
+        [ONE, "--vocabulary", "zebu,", "--generic", "tools/examples/generic_reason.json"],
+        ("none of the classes (zebu)",),
+    ),
+]
+BAD_NAMES = [
+    (["--model", "bsae"], ("--model bsae", "did you mean base")),
+    (["--model", "large", "--weights", "absent.pth"], ("--weights absent.pth", "no such file")),
+    (["--model", "mini", "--weights", "{images}/notes.txt"], ("notes.txt", "not a PyTorch checkpoint")),
+    (["--model", "mini", "--device", "gpu0"], ("device 'gpu0'",)),
+    (["--model", "sed-base", "--weights", "seeded", "--panoptic"], ("sed-base gives class maps only",)),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD[:3])
 def test_bad_input_is_one_line_and_status_2(
-    repository: Path, pictures: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
+    repository: Path, images: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
 ) -> None:
-    given = [word.replace("{pictures}", str(pictures)) for word in arguments]
+    given = [word.replace("{images}", str(images)) for word in arguments]
     done = segment(repository, "--output", tmp_path, *given, *CPU)
     assert done.returncode == 2, done.stdout + done.stderr
     assert_one_error(done.stderr, words)
@@ -209,13 +257,51 @@ def test_bad_input_is_one_line_and_status_2(
 @pytest.mark.parametrize(("arguments", "words"), BAD[3:])
 @pytest.mark.usefixtures("in_repository")
 def test_more_bad_input(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: tuple[str, ...]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: tuple[str, ...]
 ) -> None:
     """As above, without the seconds that a process takes to import."""
-    given = [word.replace("{pictures}", str(pictures)) for word in arguments]
+    generic = "tools/examples/generic_reason.json"
+    given = [word.replace("{images}", str(images)).replace("{generic}", generic) for word in arguments]
     assert main(["--output", str(tmp_path), "--config-file", CONFIG, *given, *CPU]) == 2
     assert_one_error(capsys.readouterr().err, words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_NAMES)
+@pytest.mark.usefixtures("in_repository")
+def test_models_and_weights_that_there_are_not(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: tuple[str, ...]
+) -> None:
+    given = [word.replace("{images}", str(images)) for word in arguments]
+    assert main([str(images / "cat.jpg"), "--vocabulary", "cat, wall", "--output", str(tmp_path), *given]) == 2
+    assert_one_error(capsys.readouterr().err, words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("maftp_b.pth: no such weight file", "fetch_weights base", "--weights FILE", "--model mini")),
+        (("MODEL.DEVICE", "cpu"), ("need detectron2", "--model NAME and --weights FILE do without")),
+    ],
+)
+def test_missing_weights_and_detectron2_are_one_line_with_the_way_out(
+    repository: Path, images: Path, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """As where detectron2 is not installed, and no weights are."""
+    code = """
+import sys
+from pathlib import Path
+sys.modules["detectron2"] = None
+from tools.segment import cli, model
+model.default_folder = lambda: Path("pretrained")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, str(images / "cat.jpg"), "--vocabulary", "cat, wall", *arguments]
+    variables = os.environ | {"PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert_one_error(done.stderr, words)
 
 
 def assert_one_error(stderr: str, words: tuple[str, ...]) -> None:
@@ -224,7 +310,7 @@ def assert_one_error(stderr: str, words: tuple[str, ...]) -> None:
     assert all(word in errors[0] for word in words), errors[0]
 
 
-def test_a_large_picture_gets_a_label_map_of_its_own_size(repository: Path, tmp_path: Path) -> None:
+def test_a_large_image_gets_a_label_map_of_its_own_size(repository: Path, tmp_path: Path) -> None:
     Image.fromarray(skimage.data.coffee()).resize((2100, 1400)).save(tmp_path / "large.jpg")
     done = segment(repository, tmp_path / "large.jpg", "--vocabulary", CLASSES, "--output", tmp_path / "out", *CPU)
     assert done.returncode == 0, done.stderr
@@ -236,59 +322,72 @@ def test_a_large_picture_gets_a_label_map_of_its_own_size(repository: Path, tmp_
         assert entry["share"] == pytest.approx(float((labels == entry["index"]).mean()), abs=0.01)
 
 
-def test_images_by_file_folder_and_pattern_each_once(pictures: Path, tmp_path: Path) -> None:
-    found = find_images([str(pictures / "torn.jpg"), str(pictures), str(pictures / "*.jpg")])
-    assert [Path(image).name for image in found] == ["torn.jpg", "Astronaut.PNG", "cat.jpg"]
-    odd = tmp_path / "odd [1].jpg"
-    shutil.copy(pictures / "cat.jpg", odd)
-    assert find_images([str(odd)]) == [str(odd)]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no image there"):
-        find_images([str(tmp_path / "empty")])
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of the drawn world that mini knows."""
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    Image.fromarray(render_scene(3, "val").image).save(path)
+    return path
 
 
-def test_targets_are_distinct_and_never_a_picture(tmp_path: Path) -> None:
-    for name in ("a/x.jpg", "b/x.jpg", "a/y.jpg", "a/y.png", "a/z.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    images = [str(tmp_path / name) for name in ("a/x.jpg", "b/x.jpg", "a/y.jpg", "a/y.png", "a/z.png")]
-    made = [str(one.label_map) for one in targets(images, Path("out"))]
-    assert made == ["out/a/x.png", "out/b/x.png", "out/a/y.jpg.png", "out/a/y.png.png", "out/z.png"]
-    with pytest.raises(UserError, match="overwrite the picture"):
-        targets(images[-1:], tmp_path / "a")
+DRAWN = "badge; crate; luna; pavement; wall; wheel"
 
 
-def test_vocabularies_by_list_file_and_name(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("cat, kitten\n# a remark\nsofa\n")
-    assert read_vocabulary(str(tmp_path / "classes.txt")).synonyms == (("cat", "kitten"), ("sofa",))
-    assert read_vocabulary("cat, dog; sofa").synonyms == (("cat", "dog"), ("sofa",))
-    assert read_vocabulary("sofa").class_names == ("sofa",)
-    assert read_vocabulary("pc59") == load_vocabulary("pc59")
-    assert len(read_vocabulary(", ".join(f"class {n}" for n in range(600)))) == 600
-    with pytest.raises(UserError, match="'dog'"):
-        mark_things(read_vocabulary("cat, sofa"), "cat, dog")
+@pytest.mark.usefixtures("in_repository")
+def test_a_model_by_name_gives_what_the_library_gives(scene: Path, tmp_path: Path) -> None:
+    flags = ["--model", "mini", "--device", "cpu", "--panoptic", "--things", "badge, crate", "--output", str(tmp_path)]
+    assert main([str(scene), "--vocabulary", DRAWN, *flags]) == 0
+    vocabulary = mark_things(read_vocabulary(DRAWN), "badge, crate")
+    expected = load_segmentor("mini", device="cpu")(str(scene), vocabulary)
+    assert np.array_equal(np.array(Image.open(tmp_path / "scene.png")), expected.segment_map)
+    facts = load(tmp_path / "scene.json")
+    assert facts["segments"] and len(facts["segments"]) == len(expected.segments or ())
+    assert facts["weights"].endswith("mini.safetensors") and "warning" not in facts
 
 
-def test_pictures_and_config_keys_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("TEST.jpg").touch()
-    parsed = parse_arguments(["IMG_1.JPG", "TEST.jpg", "--vocabulary", "cat", "MODEL.DEVICE", "cpu", "SEED", "1"])
-    assert parsed.images == ["IMG_1.JPG", "TEST.jpg"]
-    assert parsed.opts == ["MODEL.DEVICE", "cpu", "SEED", "1"]
+@pytest.mark.usefixtures("in_repository")
+def test_keys_of_the_config_have_their_effect(scene: Path, tmp_path: Path) -> None:
+    """The small model of the name and of its config agree; a reading size and a channel order change the result."""
+
+    def labels(folder: str, *more: str) -> np.ndarray:
+        words = [str(scene), "--vocabulary", DRAWN, "--model", "mini", "--output", str(tmp_path / folder), *more]
+        assert main(words) == 0
+        return np.array(Image.open(tmp_path / folder / "scene.png"))
+
+    own = ("MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", str(tmp_path / "bank"))
+    by_name = labels("name", "--device", "cpu")
+    assert np.array_equal(by_name, labels("config", *own))
+    assert list((tmp_path / "bank").rglob("*")), "text features are kept where the config says"
+    for number, keys in enumerate((("INPUT.MIN_SIZE_TEST", "128"), ("INPUT.FORMAT", "BGR"))):
+        assert 0.01 < (by_name != labels(f"changed {number}", *own, *keys)).mean() < 1
 
 
-def test_the_legend_fits_however_long_the_names_are() -> None:
-    picture = np.full((40, 500, 3), 128, dtype=np.uint8)
-    entries = [(f"{'a long name ' * number} 5.0%", (255, 0, 0)) for number in range(1, 30)]
-    drawn = np.array(compose(picture, entries)).astype(int)
-    assert drawn.shape[1] == 500 and (drawn[:40] == 128).all()
-    foot = drawn[40:]
-    swatches = (foot[..., 0] > 200) & (foot[..., 1] < 60)
-    assert len(np.flatnonzero(np.diff(swatches[:, 15].astype(int)) == 1)) == len(entries)
-    assert (foot[:, -3:] == 255).all(), "no text runs out of the picture"
-    assert compose(picture, []).size == (500, 40)
+@pytest.mark.usefixtures("in_repository")
+def test_results_in_the_folder_of_the_images_are_not_segmented_again(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(images / "cat.jpg", tmp_path / "cat.jpg")
+    Image.fromarray(skimage.data.chelsea()).resize((60, 40)).save(tmp_path / "own.overlay.jpg")
+    words = ["--vocabulary", CLASSES, "--model", "mini", "--device", "cpu", "--output", str(tmp_path)]
+    for times in range(2):
+        caplog.clear()
+        assert main([str(tmp_path), *words]) == 0
+        assert "2 of 2 images" in capsys.readouterr().out
+        assert ("results of earlier runs: 4 (" in caplog.text) == (times == 1)
+    stems = ("cat", "own.overlay")
+    made = {f"{stem}{ending}" for stem in stems for ending in (".png", ".overlay.jpg", ".json")}
+    assert {path.name for path in tmp_path.iterdir()} == {"cat.jpg", "own.overlay.jpg", *made}
+    assert find_images([str(tmp_path / "*.jpg")]) == [str(tmp_path / "cat.jpg"), str(tmp_path / "own.overlay.jpg")]
+    with pytest.raises(UserError, match="nothing there but results of earlier runs"):
+        find_images([str(tmp_path / "cat.png")])
 
 
-def test_percentages_say_neither_nothing_nor_all_where_it_is_not_so() -> None:
-    shares = (1.0, 0.99999, 0.9994, 0.5, 0.0006, 0.0001)
-    assert [percent(share) for share in shares] == ["100.0%", ">99.9%", "99.9%", "50.0%", "0.1%", "<0.1%"]
+@pytest.mark.usefixtures("in_repository")
+def test_images_over_pillows_limit_are_opened_when_asked_for(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    words = [str(images / "cat.jpg"), "--vocabulary", CLASSES, "--model", "mini", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path)]) == 2
+    assert_one_error(capsys.readouterr().err, ("cat.jpg", "more than 10,000 pixels", "--max-source-pixels N", "Python"))
+    assert main([*words, "--output", str(tmp_path), "--max-source-pixels", "15000"]) == 0

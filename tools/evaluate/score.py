@@ -14,9 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from maft.errors import UserError
-from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator, prediction_names
+from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.instances import InstanceEvaluator
-from maft.files import UNREADABLE, read_panoptic
+from maft.files import UNREADABLE, prediction_names, read_panoptic
 
 from .kinds import InstanceResults, LabelMaps, PanopticJson, Predictions
 

@@ -23,21 +23,14 @@ from pathlib import Path
 
 from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command
 from maft.files import user_path
-from maft.resources import checkout
 
 from ..assets import checkpoint_problem
 from ..commands import described
 from . import transfer
-from .catalogue import CATALOGUE, DEFAULT, Checkpoint, Weights, by_hand
+from .catalogue import CATALOGUE, DEFAULT, Checkpoint, Weights, by_hand, default_folder, in_place
 from .check import Identified, identify
 
 INTERRUPTED = 130
-ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
-
-
-def default_folder() -> Path:
-    """pretrained/ of this checkout, as it is named from the current folder; without a checkout, of that folder."""
-    return Path(os.path.relpath((checkout() or Path()) / "pretrained"))
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,13 +62,6 @@ def chosen(names: Sequence[str], default: Iterable[str]) -> list[Weights]:
         if name not in CATALOGUE:
             raise UserError(f"'{name}': no such weights; choose from {', '.join(CATALOGUE)}")
     return [CATALOGUE[name] for name in dict.fromkeys(names or default)]
-
-
-def in_place(entry: Weights, folder: Path) -> Path | None:
-    """The file that stands for an entry in the folder, in whichever format it was brought; None if there is none."""
-    named = folder / entry.file
-    places = [named, *(named.with_suffix(ending) for ending in ENDINGS)]
-    return next((place for place in places if place.is_file()), None)
 
 
 def fetch(entry: Weights, folder: Path) -> Identified:

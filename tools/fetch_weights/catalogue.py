@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from maft.resources import checkout
 
 DRIVE = "https://drive.google.com/file/d/{}/view?usp=sharing"
 HUB = "https://huggingface.co/{}"
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,15 @@ DEFAULT = tuple(
 def by_hand(entry: Weights) -> str:
     """How to get the file without this command, for messages."""
     return f"get it from {entry.url} with a browser, then: python -m tools.fetch_weights {entry.name} --from FILE"
+
+
+def default_folder() -> Path:
+    """pretrained/ of this checkout, as it is named from the current folder; without a checkout, of that folder."""
+    return Path(os.path.relpath((checkout() or Path()) / "pretrained"))
+
+
+def in_place(entry: Weights, folder: Path) -> Path | None:
+    """The file that stands for an entry in the folder, in whichever format it was brought; None if there is none."""
+    named = folder / entry.file
+    places = [named, *(named.with_suffix(ending) for ending in ENDINGS)]
+    return next((place for place in places if place.is_file()), None)

@@ -1,1 +1,1 @@
-"""Your own classes on your own pictures: `python -m tools.segment IMAGE... --vocabulary "cat, dog, sofa"`."""
+"""Your own classes on your own images: `python -m tools.segment IMAGE... --vocabulary "cat, dog, sofa"`."""

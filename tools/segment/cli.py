@@ -1,13 +1,18 @@
-"""Segment your own pictures by your own classes.
+"""Segment your own images by your own classes.
 
     python -m tools.segment photo.jpg --vocabulary "cat, dog, sofa"
     python -m tools.segment FOLDER 'more/*.png' --vocabulary classes.txt --output out/segment
+    python -m tools.segment photo.jpg --vocabulary ade150 --model large --weights maftp_l.pth
+    python -m tools.segment drawing.png --vocabulary "disc, grass" --model mini
 
-Of every picture three files are written: NAME.png, the class index (with --panoptic the segment id) of each pixel;
+Of every image three files are written: NAME.png, the class index (with --panoptic the segment id) of each pixel;
 NAME.overlay.jpg, to look at; NAME.json, the classes found and their shares.
 
-Without --panoptic every pixel gets one of the classes that you name, the likeliest: name what else is in the picture,
+Without --panoptic every pixel gets one of the classes that you name, the likeliest: name what else is in the image,
 too ("wall, floor, sky"), or it will be shared out among the rest.
+
+KEY VALUE pairs after the images, such as MODEL.WEIGHTS my.pth INPUT.MIN_SIZE_TEST 640, and --config-file are those of
+train_net.py; with them, detectron2 is needed.
 """
 
 from __future__ import annotations
@@ -19,32 +24,37 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode, get_cfg
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, USER_ERRORS, UserError, one_line, run_command
-from maft.run import check_weights, choose_device
-from reason.triplets import load_generic
+from maft.files import user_path
+from maft.predictor import RESULT_PIXELS
+from reason.imagefile import SUFFIXES, allow_pixels
+from reason.runs.progress import Bar, several
 from reason.vocabulary import Vocabulary
 
 from ..commands import command, described
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
-from .segmenter import Result, Segmenter, percent
+from .model import Choice, by_name
+from .reasons import FALLBACKS, WORDS, Asked, ReasonPlan, summary
+from .results import Writer, line
+
+if TYPE_CHECKING:
+    from maft import Segmentor
 
 logger = logging.getLogger("tools.segment")
 
-CONFIGS = {
-    (False, False): "configs/semantic/eval_base.yaml",
-    (False, True): "configs/semantic/eval_base_reason.yaml",
-    (True, False): "configs/panoptic/eval.yaml",
-    (True, True): "configs/panoptic/eval_pano_reason.yaml",
-}
-"""(--panoptic, with reasons) -> the config where none is named."""
+SECTIONS = frozenset(
+    "CUDNN_BENCHMARK DATALOADER DATASETS FLOAT32_PRECISION GLOBAL INPUT MODEL OUTPUT_DIR SED SEED SOLVER TEST VERSION "
+    "VIS_PERIOD".split()
+)
+"""How the keys of a config begin."""
 
-_SHOWN = 8
+_MANY_SENTENCES = 500
+"""Encoding so many shows how far it is."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         prog=command("segment"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "words", nargs="+", metavar="IMAGE", help="pictures, folders, patterns; then KEY VALUE pairs of the config"
+        "words", nargs="+", metavar="IMAGE", help="images, folders, patterns; then KEY VALUE pairs of the config"
     )
     parser.add_argument(
         "--vocabulary",
@@ -62,62 +72,55 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help='"cat, dog, sofa"; with synonyms "cat, kitten; dog, puppy"; a file of one class a line, or .json; '
         "or a benchmark's: pc59, ade150, ...",
     )
-    parser.add_argument("--config-file", help=f"default: {CONFIGS[False, False]} or the one that fits the flags below")
-    parser.add_argument("--generic", metavar="FILE", help="generic reasons of the classes: OpenSeg-R instead of MAFT+")
-    parser.add_argument("--image-reasons", metavar="FOLDER", help="reasons of single pictures, <stem>.json each")
-    parser.add_argument("--panoptic", action="store_true", help="tell the instances of countable classes apart")
-    parser.add_argument("--things", metavar="CLASSES", help='the countable classes of --panoptic: "cat, dog"')
-    parser.add_argument("--output", type=Path, default=Path("out/segment"), help="folder; default: out/segment")
+    _add_model(parser.add_argument_group("model"))
+    group = parser.add_argument_group("reasons")
+    group.add_argument(
+        "--generic", type=user_path, metavar="FILE", help="generic reasons of the classes: OpenSeg-R instead of MAFT+"
+    )
+    group.add_argument(
+        "--image-reasons",
+        type=user_path,
+        metavar="FOLDER",
+        help="reasons of single images, <stem>.json each; an image without any there, or whose reasons name none of "
+        "the classes, is asked with --generic, or with class names alone",
+    )
+    group = parser.add_argument_group("images and results")
+    group.add_argument("--panoptic", action="store_true", help="tell the instances of countable classes apart")
+    group.add_argument("--things", metavar="CLASSES", help='the countable classes of --panoptic: "cat, dog"')
+    group.add_argument("--output", type=user_path, default=Path("out/segment"), help="folder; default: out/segment")
+    group.add_argument("--recursive", action="store_true", help="look into the folders below, too")
+    group.add_argument(
+        "--max-source-pixels",
+        type=int,
+        metavar="N",
+        help="open image files of up to so many pixels (default: 178956970; a small file can hold a huge image)",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     parsed = parser.parse_intermixed_args(arguments)
-    sections = set(get_cfg())
-    # A picture may be called TEST.jpg: what exists is no key.
-    first_key = next(
-        (
-            number
-            for number, word in enumerate(parsed.words)
-            if word.split(".")[0] in sections and not os.path.exists(word)
-        ),
-        len(parsed.words),
-    )
+    first_key = next((number for number, word in enumerate(parsed.words) if _is_key(word)), len(parsed.words))
     parsed.images, parsed.opts = parsed.words[:first_key], parsed.words[first_key:]
     return parsed
 
 
-def read_config(arguments: argparse.Namespace) -> CfgNode:
-    """The config that the flags and KEY VALUE pairs ask for; the pairs have the last word.
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model", metavar="NAME", help="base (default), large, panoptic (default with --panoptic), mini, ..."
+    )
+    group.add_argument(
+        "--weights",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="its checkpoint, or 'seeded'; default: the published one in pretrained/",
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    group.add_argument(
+        "--config-file", type=os.path.expanduser, metavar="FILE", help="a config of train_net.py instead of --model"
+    )
 
-    Raises:
-        UserError: a file or folder of reasons or the weights are missing, or see `maft.config.build_config`.
-        TripletError: the generic reasons are malformed.
-    """
-    reasons = bool(arguments.generic or arguments.image_reasons)
-    pairs = ["MODEL.META_ARCHITECTURE", "MAFT_Plus_Reason" if reasons else "MAFT_Plus"]
-    if reasons:
-        if arguments.generic:
-            load_generic(arguments.generic)
-        if arguments.image_reasons and not Path(arguments.image_reasons).is_dir():
-            raise UserError(f"--image-reasons {arguments.image_reasons}: no such folder")
-        pairs += ["MODEL.TEST_CLASS_REASON_JSON", arguments.generic or ""]
-        # Where there are no generic reasons to fall back on, a picture without its own cannot be segmented.
-        pairs += ["MODEL.REASON.FALLBACK", "generic" if arguments.generic else "error"]
-        pairs += ["MODEL.REASON_DIR", arguments.image_reasons or "", "MODEL.REASON_DATA", ""]
-        # Ready-made features belong to a benchmark's pictures, not to one's own of the same name.
-        pairs += ["MODEL.REASON.FEATURE_DIR", ""]
-    config_file = arguments.config_file or CONFIGS[arguments.panoptic, reasons]
-    cfg = build_config(config_file, [*pairs, *arguments.opts])
-    test = cfg.MODEL.MASK_FORMER.TEST
-    test.SEMANTIC_ON = not arguments.panoptic
-    if arguments.panoptic and not test.PANOPTIC_ON:
-        logger.warning(
-            "--panoptic: %s is of a semantic model; it is run as a panoptic one, which its published weights were not "
-            "trained for (those of %s were)",
-            config_file,
-            CONFIGS[True, reasons],
-        )
-        test.PANOPTIC_ON = True
-    check_weights(cfg)
-    return cfg
+
+def _is_key(word: str) -> bool:
+    """Whether a word begins the KEY VALUE pairs. An image may be called TEST.jpg: what exists is no key."""
+    return word.split(".")[0] in SECTIONS and not word.lower().endswith(SUFFIXES) and not os.path.exists(word)
 
 
 def choose_vocabulary(arguments: argparse.Namespace) -> Vocabulary:
@@ -127,6 +130,7 @@ def choose_vocabulary(arguments: argparse.Namespace) -> Vocabulary:
         UserError, VocabularyError: the classes, or the countable ones, are not given rightly.
     """
     vocabulary = read_vocabulary(arguments.vocabulary)
+    sys.stderr.write(f"{vocabulary.summary}\n")
     if arguments.things is not None:
         if not arguments.panoptic:
             raise UserError("--things: goes with --panoptic")
@@ -138,69 +142,162 @@ def choose_vocabulary(arguments: argparse.Namespace) -> Vocabulary:
     return vocabulary
 
 
-def segment_all(
-    segmenter: Segmenter, images: Sequence[str], files: Sequence[Targets], errors: list[Exception], *, debug: bool
-) -> None:
-    """Segment the pictures, a line each.
-
-    Args:
-        errors: what goes wrong with single pictures is added to it; the others are done.
+def choose_images(arguments: argparse.Namespace) -> list[str]:
+    """The images to segment.
 
     Raises:
-        UserError: a result cannot be written.
+        UserError: there are none, or --max-source-pixels makes no sense.
     """
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    bar = tqdm(total=len(images), unit="picture", mininterval=interval, disable=len(images) < 2)
-    with bar, logging_redirect_tqdm():
-        for image, target in zip(images, files, strict=True):
-            try:
-                result = segmenter(image)
-            except USER_ERRORS as error:
-                if debug:
-                    traceback.print_exception(error)
-                errors.append(error)
-            else:
-                segmenter.write(result, target)
-                tqdm.write(f"{image}: {_summary(segmenter, result)}")
-            bar.update()
+    if arguments.max_source_pixels is not None:
+        if arguments.max_source_pixels < 1:
+            raise UserError(f"--max-source-pixels {arguments.max_source_pixels}: a number of pixels above 0")
+        allow_pixels(arguments.max_source_pixels)
+    if not arguments.images:
+        raise UserError("no image named; give images before the KEY VALUE pairs")
+    return find_images(arguments.images, recursive=arguments.recursive)
 
 
-def _summary(segmenter: Segmenter, result: Result) -> str:
-    found = [f"{name} {percent(share)}" for _, name, share in segmenter.found(result)]
-    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    count = "" if result.segments is None else f" ({len(result.segments)} segments)"
-    return (", ".join(found[:_SHOWN]) + more or "none of the classes") + count
+def choose_network(arguments: argparse.Namespace) -> Choice:
+    """The network by its name or, where a config or keys of one are given, by these.
+
+    Raises:
+        UserError: see `by_name` and `by_config`; detectron2 is needed and missing; no folder of reasons.
+    """
+    if arguments.image_reasons is not None and not arguments.image_reasons.is_dir():
+        raise UserError(f"--image-reasons {arguments.image_reasons}: no such folder")
+    if not arguments.config_file and not arguments.opts:
+        return by_name(arguments)
+    try:
+        from .from_config import by_config
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "maft", "reason", "tools", "openseg_r"):  # a fault of ours, not something to install
+            raise
+        raise UserError(
+            f"--config-file and KEY VALUE pairs need {package}, which is not installed (docs/installation.md); "
+            "--model NAME and --weights FILE do without"
+        ) from error
+    return by_config(arguments)
+
+
+class Run:
+    """Segments image after image.
+
+    Args:
+        segmentor: the network.
+        vocabulary: the classes.
+        plan: the reasons.
+        writer: of the results.
+        debug: show tracebacks.
+
+    Attributes:
+        kinds: what the images done so far were asked with, one of `reasons.WORDS` each.
+        errors: what went wrong with single images; the others are done.
+    """
+
+    def __init__(
+        self, segmentor: Segmentor, vocabulary: Vocabulary, plan: ReasonPlan, writer: Writer, *, debug: bool
+    ) -> None:
+        self._segmentor, self._vocabulary, self._writer = segmentor, vocabulary, writer
+        self._shared = segmentor.read_reasons(plan.generic, vocabulary, None)
+        self._debug = debug
+        self._shrinking_announced = False
+        self.kinds: list[str] = []
+        self.errors: list[Exception] = []
+
+    def warm_up(self) -> None:
+        """Encode the sentences that images without reasons of their own share."""
+        bar: Bar | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or Bar(total, "sentence", quiet=total < _MANY_SENTENCES)
+            bar.move_to(done)
+
+        self._segmentor.classifier(self._vocabulary, self._shared, report)
+        if bar is not None:
+            bar.close()
+
+    def all(self, images: Sequence[str], asked: Sequence[Asked | Exception], files: Sequence[Targets]) -> None:
+        """Segment the images, a line each.
+
+        Raises:
+            UserError: a result cannot be written.
+        """
+        bar = Bar(len(images), "image", quiet=len(images) < 2)
+        with logging_redirect_tqdm():
+            for number, (image, reasons, target) in enumerate(zip(images, asked, files, strict=True), 1):
+                self._one(image, reasons, target)
+                bar.move_to(number, f"{len(self.errors)} failed" if self.errors else "")
+        bar.close()
+
+    def _one(self, image: str, asked: Asked | Exception, target: Targets) -> None:
+        try:
+            if isinstance(asked, Exception):
+                raise asked
+            seen = self._segmentor.look(image)
+            result = seen.segment(self._vocabulary, self._shared if asked.file is None else asked.file)
+        except USER_ERRORS as error:
+            if self._debug:
+                traceback.print_exception(error)
+            self.errors.append(error)
+            return
+        self._announce_shrinking(image, result.label_map.size)
+        self._writer.write(image, result, asked.kind, target)
+        self.kinds.append(asked.kind)
+        how = f" [{WORDS[asked.kind]}]" if asked.kind in FALLBACKS else ""
+        tqdm.write(f"{image}: {line(result)}{how}")
+
+    def _announce_shrinking(self, image: str, pixels: int) -> None:
+        if pixels > RESULT_PIXELS and not self._shrinking_announced:
+            self._shrinking_announced = True
+            logger.warning(
+                "%s: has %.0f megapixels; images above 2 are labelled at 2, their label maps enlarged to full size",
+                image,
+                pixels / 1e6,
+            )
+
+
+def announce(plan: ReasonPlan, asked: Sequence[Asked | Exception]) -> None:
+    """Say before anything is computed where images have no reasons of their own, and classes no generic ones."""
+    if plan.note:
+        logger.warning("%s", plan.note)
+    kinds = [one.kind for one in asked if isinstance(one, Asked)]
+    if not set(kinds).isdisjoint(FALLBACKS):
+        logger.warning("reasons: not all of the %s have their own: %s", several(len(kinds), "image"), summary(kinds))
+        if "image" not in kinds:
+            logger.warning("reasons: no image has its own; are folder and vocabulary those that the reasons are of?")
 
 
 def segment(arguments: argparse.Namespace) -> int:
-    """Check everything that the user gave, then build the network and segment picture after picture."""
+    """Check everything that the user gave, then build the network and segment image after image."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     vocabulary = choose_vocabulary(arguments)
-    if not arguments.images:
-        raise UserError("no image named; give pictures before the KEY VALUE pairs")
-    images = find_images(arguments.images)
+    images = choose_images(arguments)
     files = targets(images, arguments.output)
-    cfg = read_config(arguments)
-    choose_device(cfg, 1)
-    segmenter = Segmenter(cfg, vocabulary, panoptic=arguments.panoptic)
-    if not arguments.image_reasons:
-        segmenter.warm_up()
-    errors: list[Exception] = []
+    choice = choose_network(arguments)
+    plan = ReasonPlan(choice.places, vocabulary)
+    asked = plan.look_at_all(images)
+    announce(plan, asked)
+    segmentor, writer = choice.build(), Writer(choice.weights)
+    run = Run(segmentor, vocabulary, plan, writer, debug=arguments.debug)
+    if any(isinstance(one, Asked) and one.file is None for one in asked):
+        run.warm_up()
     try:
-        segment_all(segmenter, images, files, errors, debug=arguments.debug)
-        segmenter.model.text.flush()
-        usage = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in segmenter.model.text.usage().items())
-        done = f"{len(images) - len(errors)} of {len(images)} pictures in {arguments.output}"
-        print(f"{done}; prompts used: {usage or 'none'}")
-        if segmenter.alarm:
-            print(segmenter.alarm)
+        run.all(images, asked, files)
+        segmentor.flush()
+        done = f"{len(run.kinds)} of {several(len(images), 'image')} in {arguments.output}"
+        print(f"{done}; asked with {summary(run.kinds)}", flush=True)
+        if writer.alarm:
+            print(writer.alarm)
     finally:
-        for error in errors:
+        for error in run.errors:
             sys.stderr.write(f"error: {one_line(error)}\n")
-    return USER_ERROR_STATUS if errors else 0
+    return USER_ERROR_STATUS if run.errors else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = parse_arguments(words)
-    return run_command(lambda: segment(arguments), debug=arguments.debug)
+    done = f"interrupted; the images finished before are in {arguments.output}"
+    return run_command(lambda: segment(arguments), debug=arguments.debug, interrupted=done)
