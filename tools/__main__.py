@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("evaluate.__main__", "score predictions of any origin against a data set"),
     "diagnose": ("diagnose.__main__", "where mIoU is lost, and whether two runs differ"),
     "plot": ("plot", "the curves of trainings as an image"),
+    "figure": ("figure", "image, ground truth and results of runs side by side, for a paper"),
     "mini": ("mini.__main__", "measure names against reasons in a small drawn world"),
 }
 """Command -> module in this folder with `main(words) -> status`, and what it does. Imported when it is called."""

@@ -160,8 +160,8 @@ def _maps(output: Mapping[str, Any]) -> Maps | None:
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
         return panoptic_maps(ids.cpu().numpy(), {segment["id"]: segment["category_id"] for segment in segments})
-    if "sem_seg" in output:
-        classes = output["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.int32)
+    if "class_maps" in output:
+        classes = output["class_maps"].labels().cpu().numpy().astype(np.int32)
         return Maps(classes, classes)
     return None
 
