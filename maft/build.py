@@ -193,12 +193,21 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "clip_weights": "laion2b_s29b_b131k_ft_soup",
         "clip_dropout": 0.1,
     },
+    # SED at toy size, of the drawn world as well; it keeps the text tower of "mini".
+    "sed-mini": {
+        "clip": "mini",
+        "width": 64,
+        "widths": (32, 16, 16),
+        "guidance": (16, 8, 8),
+        "kernels": (5, 5, 5),
+        "side": 256,
+    },
 }
 """Name -> the arguments of `maft_plus_parts`, of SED those of `sed_parts`, that differ from the defaults."""
 
 SIZES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("base", "large", "panoptic"), (800, 1333)),
-    "mini": (256, 256),
+    **dict.fromkeys(("mini", "sed-mini"), (256, 256)),
     **dict.fromkeys(("sed-base", "sed-large"), (640, 2560)),
 }
 """Name -> (short side, longest side) in pixels that an image is resized to."""

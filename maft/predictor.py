@@ -23,7 +23,7 @@ from maft.errors import UserError
 from maft.inputs import ClassesLike, GivenReasons, ImageLike, ReasonsLike, read_classes, read_image, read_reasons
 from maft.modeling.network import SegmentingNetwork
 from maft.modeling.results import Results
-from maft.resources import mini_weights
+from maft.resources import MINI_MODELS, mini_weights
 from maft.result import FoundClass, Result
 from maft.sizes import resized
 from maft.text.bank import FeatureBank
@@ -61,7 +61,7 @@ def load_segmentor(
     """A segmentor that is ready for use.
 
     Args:
-        name: "base", "large", "panoptic"; "sed-base", "sed-large"; or "mini", which needs no weight file.
+        name: "base", "large", "panoptic"; "sed-base", "sed-large"; or "mini", "sed-mini", which need no weight file.
         weights: the checkpoint, or "seeded" for random weights whose results mean nothing.
         device: default: a GPU where there is one.
         dtype: float32, or bfloat16 for autocast: faster, with results that differ in a few pixels.
@@ -85,8 +85,10 @@ def load_segmentor(
         raise UserError(f"design: unknown design {design!r}; choose one of {', '.join(DESIGNS)}")
     if isinstance(attributes, bool) or not isinstance(attributes, int) or attributes < 1:
         raise UserError(f"attributes: {attributes!r}; give a whole number, at least 1")
-    if weights is None and name == "mini":
-        weights = mini_weights()
+    if weights is None and name in MINI_MODELS:
+        weights = mini_weights(name)
+    if clip is None and name == "sed-mini":
+        clip = mini_weights()
     if weights is None and name in build.MODELS:
         raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
     network = build.build_network(name, **({} if clip is None else {"clip_weights": os.path.expanduser(clip)}))

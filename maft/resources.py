@@ -42,8 +42,16 @@ def config_file(name: str) -> Path:
     return config_folder().joinpath(*path.parts[1:])
 
 
-def mini_weights() -> Path:
-    """The weights of the small model "mini", a .safetensors file."""
+MINI_MODELS = ("mini", "sed-mini")
+"""The small models whose weights come along; the file of the second leaves CLIP's text tower to that of the first."""
+
+
+def mini_weights(name: str = "mini") -> Path:
+    """The weights of a small model that comes along, a .safetensors file.
+
+    Args:
+        name: one of `MINI_MODELS`.
+    """
     root = checkout()
     folder = root / "tools" / "mini" / "weights" if root else package_folder() / "mini_weights"
-    return folder / "mini.safetensors"
+    return folder / f"{name}.safetensors"

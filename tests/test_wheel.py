@@ -90,7 +90,8 @@ def test_the_wheel_has_all_code_and_data_under_three_names(wheel: Path) -> None:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *SOURCES]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     expected = {name for name in listed if not LEFT_OUT.search(name) and (ROOT / name).is_file()}
-    assert there - expected <= {"tools/mini/weights/mini.safetensors", "maft/modeling/pixel_decoder/ops/make.sh"}
+    weights = {f"tools/mini/weights/{name}.safetensors" for name in ("mini", "sed-mini")}
+    assert weights <= there and there - expected <= weights | {"maft/modeling/pixel_decoder/ops/make.sh"}
     assert not expected - there
 
 
@@ -153,7 +154,8 @@ def test_the_commands(environment: Path, tmp_path: Path) -> None:
     report = json.loads(run(program, "doctor", "--json", folder=tmp_path).stdout)
     states = {finding["name"]: finding["state"] for finding in report["findings"]}
     assert states["detectron2"] == "missing" and states["torch"] == "ok"
-    assert {states[name] for name in ("vocabularies", "configs", "CLIP architectures", "mini's weights")} == {"ok"}
+    shipped = ("vocabularies", "configs", "CLIP architectures", "mini's weights", "sed-mini's weights")
+    assert {states[name] for name in shipped} == {"ok"}
     written = run(program, "examples", "photographs", folder=tmp_path).stdout
     assert "openseg-r segment photographs" in written and (tmp_path / "photographs" / "chelsea.png").is_file()
     assert run(environment / "openseg-r-reason", "--help", folder=tmp_path).stdout.strip()

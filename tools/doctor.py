@@ -171,6 +171,7 @@ def _shipped() -> Iterator[Finding]:
         ("configs", config_folder() / "base.yaml", "the networks' configurations"),
         ("CLIP architectures", config_folder() / "clip", "architectures that open_clip does not ship"),
         ("mini's weights", mini_weights(), "the model that needs no download"),
+        ("sed-mini's weights", mini_weights("sed-mini"), "SED's model that needs no download"),
     ):
         if path.exists():
             yield Finding("Package", name, "ok", str(path))

@@ -1,12 +1,17 @@
-"""Where a training begins: CLIP's published weights in the backbone and in its frozen teacher."""
+"""CLIP's own weights: where a training begins, and what a checkpoint leaves out since training does not change it."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import open_clip
+import safetensors
+import torch
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from torch import Tensor
 
 from maft.errors import UserError
 from maft.modeling.network import Network
@@ -15,6 +20,9 @@ from maft.weights.checkpoint import load_weights, misfit
 logger = logging.getLogger(__name__)
 
 _KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+_INSIDE = "clip_model."
+LEFT_OUT = "clip_left_out"
+"""In the metadata of a .safetensors file without some of CLIP's entries: their `digest`."""
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -23,21 +31,41 @@ def load_clip(model: Network, weights: str) -> None:
 
     Args:
         model: its device and dtypes stay.
-        weights: a file (.safetensors, or a pickled state dict as open_clip writes it), or the tag of weights that
-            open_clip knows for this architecture and downloads.
+        weights: a file (see `read_clip`), or the tag of weights that open_clip knows for this architecture and
+            downloads.
 
     Raises:
         UserError: no such tag or file, no way to download it, or weights of another architecture.
     """
     architecture = model.clip.model_name
     path = find_clip_weights(architecture, weights)
-    state = load_weights(path)
+    state = read_clip(path)
     if problem := misfit(model.clip.clip_model.state_dict(), state):
         raise UserError(f"{_KEY}: {path} is not a checkpoint of {architecture} ({problem}); name one that is")
     for backbone in (model.clip, model.backbone_t):
         if backbone is not None:
             backbone.clip_model.load_state_dict(state)
     logger.info("CLIP %s begins with %s", architecture, path)
+
+
+def read_clip(path: str | Path) -> dict[str, Tensor]:
+    """The entries of a CLIP by open_clip's names.
+
+    Args:
+        path: .safetensors, or a pickled state dict as open_clip writes it; or the checkpoint of a segmentor, of which
+            the CLIP is taken.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    state = load_weights(path)
+    inside = {prefix for prefix, found, _ in (name.partition(_INSIDE) for name in state) if found}
+    # A segmentor's frozen teacher stands beside the CLIP that was trained: the shorter prefix is the latter's.
+    first = min(inside, key=len, default=None)
+    if first is None:
+        return state
+    whole = f"{first}{_INSIDE}"
+    return {name.removeprefix(whole): value for name, value in state.items() if name.startswith(whole)}
 
 
 def find_clip_weights(architecture: str, weights: str) -> Path:
@@ -66,3 +94,45 @@ def find_clip_weights(architecture: str, weights: str) -> Path:
             f"{_KEY}: '{weights}' of {architecture} could not be downloaded ({type(error).__name__}: {error}); fetch "
             "the file elsewhere and name its path"
         ) from error
+
+
+def entries_left_out(
+    names: Iterable[str], own: Mapping[str, Tensor], checkpoint: str | Path, clip: str | Path
+) -> dict[str, Tensor]:
+    """The entries of CLIP that a checkpoint leaves out, from CLIP's own file.
+
+    Args:
+        names: of these entries, in the network.
+        own: the network's entries.
+        checkpoint: the file that lacks them. If its metadata say which they were (`LEFT_OUT`), that is checked.
+        clip: see `read_clip`.
+
+    Raises:
+        UserError: the file of CLIP cannot be read, or its entries are of another size or other ones.
+    """
+    state = read_clip(clip)
+    by_name = {name: name.rpartition(_INSIDE)[2] for name in names}
+    found = {name: state[short] for name, short in by_name.items() if short in state}
+    lacks = f"{checkpoint}: lacks {len(by_name)} entries of CLIP (such as {next(iter(by_name), '')})"
+    if problem := misfit({name: own[name] for name in by_name}, found):
+        raise UserError(f"{lacks}, and {clip} does not supply them: {problem}")
+    expected = _metadata(checkpoint).get(LEFT_OUT)
+    if expected is not None and expected != digest({by_name[name]: value for name, value in found.items()}):
+        raise UserError(f"{lacks}, and those of {clip} are others than it was trained with; name that CLIP's file")
+    return found
+
+
+def digest(entries: Mapping[str, Tensor]) -> str:
+    """Hexadecimal digits of entries by name, the same for float32 and for what half precision keeps of it."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(entries.items()):
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(tensor.half().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _metadata(checkpoint: str | Path) -> Mapping[str, str]:
+    if Path(checkpoint).suffix != ".safetensors":
+        return {}
+    with safetensors.safe_open(checkpoint, framework="pt") as file:
+        return file.metadata() or {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.modeling.network import Network
 from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without
-from maft.weights.clip import find_clip_weights, load_clip
+from maft.weights.clip import entries_left_out, find_clip_weights, load_clip
 from maft.weights.seeding import SEEDED
 
 logger = logging.getLogger(__name__)
@@ -78,15 +78,11 @@ def _load_checkpoint(model: Network, path: str) -> None:
 
 def _entries_of_clip(lacking: list[str], own: Mapping[str, Tensor], model: Network, path: str) -> dict[str, Tensor]:
     """The entries of CLIP, and of the teacher, that a checkpoint lacks."""
-    what = f"MODEL.WEIGHTS {path}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
     try:
         file = find_clip_weights(model.clip.model_name, model.clip_weights)
     except UserError as error:
+        what = f"MODEL.WEIGHTS {path}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
         raise UserError(f"{what}, and {error}") from error
-    clip = load_weights(file)
-    by_name = {name: name.split("clip_model.", 1)[1] for name in lacking}
-    found = {name: clip[short] for name, short in by_name.items() if short in clip}
-    if problem := misfit({name: own[name] for name in lacking}, found):
-        raise UserError(f"{what}, and {file} does not supply them: {problem}")
+    found = entries_left_out(lacking, own, path, file)
     logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), path, file)
     return found

@@ -27,7 +27,7 @@ from tools.mini import dataset, report
 from tools.mini.__main__ import main
 from tools.mini.dataset import Layout, prepare, register
 from tools.mini.figure import draw_figure
-from tools.mini.methods import CLOSED, main_methods, sweep_methods
+from tools.mini.methods import CLOSED, main_methods, sed_methods, sweep_methods
 from tools.mini.observer import LEVELS
 from tools.mini.results import (
     DATASET,
@@ -38,6 +38,7 @@ from tools.mini.results import (
     table,
     weights_hash,
 )
+from tools.mini.sed_designs import design_methods
 from tools.mini.world import GROUPS, VAL_CLASSES
 
 PICTURES = {"train": 2, "val": 12, "closed": 2}
@@ -50,17 +51,18 @@ CHROMIUM = next(
 
 def predict(labels: np.ndarray, method: str) -> np.ndarray:
     """What a method might say: names know no new class, generic reasons one of two, the others all."""
-    if method.startswith("image"):
+    kind = method.removeprefix("sed_")
+    if kind.startswith("image"):
         return labels
-    unknown = NEW if method == "names" else NEW[::2]
+    unknown = NEW if kind == "names" else NEW[::2]
     return np.where(np.isin(labels, unknown), 0, labels)
 
 
-def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET) -> None:
+def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET, panoptic: bool = True) -> None:
     """Evaluate changed labels as if they were predictions."""
     records = DatasetCatalog.get(dataset)
     target = results_folder(folder, dataset)
-    kinds = (SemanticEvaluator, PanopticEvaluator)
+    kinds = (SemanticEvaluator, PanopticEvaluator) if panoptic else (SemanticEvaluator,)
     evaluator = CombinedEvaluator([kind(dataset, target, save, records=records) for kind in kinds])
     found = {}
     for record in records:
@@ -82,7 +84,7 @@ def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET) -
         "usage": {},
         "seconds": 1.0,
     }
-    write_results(folder, dataset, evaluation, PROVENANCE)
+    write_results(folder, dataset, evaluation, PROVENANCE if panoptic else {**PROVENANCE, "weights_hash": "sed"})
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +101,8 @@ def output(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "COUNTS", PICTURES)
-        for method in main_methods(layout):
-            evaluate(folder / method.name, method.name, save=method.shown)
+        for method in (*main_methods(layout), *sed_methods(layout)):
+            evaluate(folder / method.name, method.name, save=method.shown, panoptic=method.panoptic)
         evaluate(folder / CLOSED.name, "image", save=False, dataset=CLOSED.dataset)
     return folder
 
@@ -143,7 +145,8 @@ def test_group_miou_is_the_references_restricted_to_the_group() -> None:
 def test_results_json_has_the_stated_form_and_the_known_figures(output: Path) -> None:
     document = json.loads(json.dumps(results_document(evaluations(output))))
     methods = {"names", "generic", "image", "image_aligned"}
-    assert document.keys() == methods | {"panoptic"}
+    assert document.keys() == methods | {"panoptic", "sed_names", "sed_generic", "sed_image"}
+    assert document["sed_names"] == document["names"] and document["sed_image"] == document["image"]
     assert document["panoptic"].keys() == methods
     for method in methods:
         assert document[method].keys() == set(GROUPS)
@@ -162,6 +165,8 @@ def test_table_has_a_row_a_method(output: Path) -> None:
     assert len(lines) == 2 + len(found)
     row = next(line for line in lines if line.startswith("| IMAGE "))
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["100.0"] * 7 + ["1.0"]
+    row = next(line for line in lines if line.startswith("| SED_IMAGE "))
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["100.0"] * 4 + ["-"] * 3 + ["1.0"]
 
 
 class Page(HTMLParser):
@@ -191,7 +196,7 @@ class Page(HTMLParser):
 
 def test_page_shows_every_picture_with_the_reason_that_made_the_difference(page: Path, layout: Layout) -> None:
     shown = Page(page)
-    assert len(shown.images) == 6 * PICTURES["val"]  # picture, truth, three results, segments
+    assert len(shown.images) == 8 * PICTURES["val"]  # image, truth, three results, segments, two results of SED
     for uri in shown.images:
         head, data = uri.split(",", 1)
         assert head == "data:image/webp;base64"
@@ -248,7 +253,7 @@ def test_page_opens_in_a_browser_without_a_complaint(page: Path, tmp_path: Path)
     for path in (page, counting):
         done = subprocess.run([*words, path.as_uri()], capture_output=True, text=True, timeout=240, check=True)
         assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert re.search(rf"images {6 * PICTURES['val']} broken 0 wide 1280<", done.stdout), done.stdout[-300:]
+    assert re.search(rf"images {8 * PICTURES['val']} broken 0 wide 1280<", done.stdout), done.stdout[-300:]
 
 
 def test_sweep_is_shown_with_its_origin(layout: Layout, output: Path, tmp_path: Path) -> None:
@@ -266,13 +271,13 @@ def test_sweep_is_shown_with_its_origin(layout: Layout, output: Path, tmp_path: 
 
 
 def test_methods_name_files_that_are_there(layout: Layout) -> None:
-    methods = (*main_methods(layout), *sweep_methods(layout))
-    assert len({method.name for method in methods}) == len(methods) == 4 + 2 * (len(LEVELS) - 1) + 1
+    methods = (*main_methods(layout), *sweep_methods(layout), *design_methods(layout))
+    assert len({method.name for method in methods}) == len(methods) == 4 + 2 * (len(LEVELS) - 1) + 1 + 9
     for method in methods:
         if method.reasons:
             assert Path(method.keys["MODEL.TEST_CLASS_REASON_JSON"]).is_file()
             folder = method.keys["MODEL.REASON_DIR"]
-            assert bool(folder) == method.name.startswith("image")
+            assert bool(folder) == method.name.removeprefix("sed_").startswith("image")
             files = list((Path(folder) / dataset.REASON_DATA).glob("*.json")) if folder else []
             assert len(files) == (PICTURES["val"] if folder else 0)
 
@@ -284,7 +289,7 @@ def test_what_is_missing_or_mixed_is_one_line(layout: Layout, output: Path, tmp_
     (folder / "names" / "inference" / DATASET / "sem_seg" / "val_0003.png").unlink()
     with pytest.raises(UserError, match=r"val_0003.png: no prediction was saved"):
         report.write_report(layout, folder, folder / "report.html")
-    found = list(evaluations(output).values())
+    found = [results for name, results in evaluations(output).items() if not name.startswith("sed_")]
     assert weights_hash(found) == "abc"
     with pytest.raises(UserError, match="different weights"):
         weights_hash([*found, {"provenance": {"weights_hash": "other"}}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from maft.config import build_config
 from maft.data import InferenceMapper
 from maft.meta_arch import build_network
 from maft.run import evaluate_all, register_datasets
+from maft.text.planes import DESIGNS
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.jsonfile import read_json
 from tools.mini import dataset
 from tools.mini.__main__ import main
 from tools.mini.dataset import LIST_ONLY, Layout
-from tools.mini.methods import main_methods
+from tools.mini.methods import main_methods, sed_methods
 from tools.mini.observer import DEFAULT_LEVEL, LEVELS
 from tools.mini.report import SWEEP_FILE
 from tools.mini.results import DATASET, read_evaluation, scores_of
+from tools.mini.train import shipped
 from tools.mini.world import GROUPS
 
 PICTURES = {"train": 2, "val": 3, "closed": 2}
@@ -47,7 +50,8 @@ def output(few: None, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.C
     words = ["evaluate", "--output", str(folder), "--observer-sweep", "--", "MODEL.WEIGHTS", SEEDED]
     assert main(words) == 0
     printed = capsys.readouterr()
-    for title in ("names only", "generic reasons", "image-specific reasons", "image-specific, aligned"):
+    kinds = ("names only", "generic reasons", "image-specific reasons")
+    for title in (*kinds, "image-specific, aligned", *(f"SED, {kind}" for kind in kinds)):
         assert f"== {title}" in printed.out
         assert f"| {title}" in printed.out
     assert "Seen kinds alone, by names only (2 other pictures, 16 classes): mIoU" in printed.out
@@ -61,17 +65,18 @@ def test_one_command_leaves_figures_and_report_and_equals_train_net(
     layout = Layout(dataset.default_root(), "val")
     document = read_json(output / "results.json")
     methods = main_methods(layout)
-    for method in methods:
-        results = read_evaluation(output / method.name)
+    for method in (*methods, *sed_methods(layout)):
+        results = read_evaluation(output / method.name, panoptic=method.panoptic)
         assert results["images"] == {"total": 3, "earlier_run": 0, "this_run": 3}
         scores = scores_of(results)
         assert document[method.name] == {group: scores[group] for group in GROUPS}
-        expected = {"names": {"plain": 3}, "generic": {"generic_missing_file": 3}}.get(method.name, {"image": 3})
+        kind = method.name.removeprefix("sed_")
+        expected = {"names": {"plain": 3}, "generic": {"generic_missing_file": 3}}.get(kind, {"image": 3})
         assert {key: results["usage"].get(key) for key in expected} == expected
         assert results["provenance"]["reasons"]["mode"] == {
             "names": "class names only",
             "image_aligned": "aligned",
-        }.get(method.name, "reference")
+        }.get(kind, "reference")
     text = (output / "report.html").read_text(encoding="utf-8")
     assert "random stand-ins" in text
     rows = {(row["reasons"], row["observer"]): row["scores"] for row in read_json(output / SWEEP_FILE)["rows"]}
@@ -124,3 +129,30 @@ def test_pictures_reach_the_network_in_their_own_size(few: None) -> None:
     register_datasets(cfg)
     record = DatasetCatalog.get(DATASET)[0]
     assert InferenceMapper.from_config(cfg)(record)["image"].shape == (3, 256, 256)
+
+
+def test_designs_of_sed_are_compared_over_weight_files(
+    few: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (tmp_path / name / "sed-mini.safetensors" for name in ("one", "two"))
+    for copy in (first, second):
+        copy.parent.mkdir()
+        shutil.copy(shipped("sed"), copy)
+    words = ["sed-designs", str(first), str(second), "--output", str(tmp_path / "out")]
+    assert main(words) == 2  # this small world has no 120 images
+    words += ["--images", "2"]
+    assert main(words) == 0
+    found = read_json(tmp_path / "out" / "designs.json")
+    assert found.keys() == {
+        "sed_names",
+        *(f"sed_{kind}_{design}" for kind in ("generic", "image") for design in DESIGNS),
+    }
+    for of_files in found.values():
+        assert len(of_files) == 2 and of_files[0].keys() == {*GROUPS, "varying", "all", "seconds"}
+        assert {key: of_files[0][key] - of_files[1][key] for key in GROUPS} == dict.fromkeys(GROUPS, 0.0)
+    assert len({tuple(found[f"sed_generic_{design}"][0][group] for group in GROUPS) for design in DESIGNS}) == 4
+    results = read_evaluation(tmp_path / "out" / "two-sed-mini" / "sed_image_mean", f"{DATASET}_2", panoptic=False)
+    assert results["usage"]["image"] == 2
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| SED, ")]
+    assert len(lines) == 9 and all(line.count(" ± ") == 6 for line in lines)
+    assert main([*words, str(first)]) == 2  # whose results would lie in one folder

@@ -9,19 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from maft import load_segmentor
+from maft.config import build_config
 from maft.errors import UserError
+from maft.files import read_panoptic
+from maft.meta_arch import build_network
 from maft.modeling.classify import MAX_LOGIT_SCALE
 from maft.modeling.maft_plus import resize
+from maft.modeling.sed.training import CLIP
+from maft.run import register_datasets
 from maft.text.templates import template_set
-from tools.mini import clip_rows, dataset, train
-from tools.mini.methods import CLOSED, main_methods
-from tools.mini.results import read_evaluation, scores_of
+from maft.weights.clip import read_clip
+from maft.weights.loading import load_for_evaluation
+from reason.vocabulary import load_vocabulary
+from tools.mini import clip_rows, dataset, partial, train
+from tools.mini.methods import CLOSED, main_methods, sed_methods
+from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.run import evaluate_methods
-from tools.mini.scenes import clip_training_scene
+from tools.mini.scenes import IGNORE_LABEL, clip_training_scene
 from tools.mini.train_clip import Recipe, RegionClip, contrastive_loss, question_loss, regions_of, train_clip
 from tools.mini.world import KINDS, NEW, SEEN, held_out, kind_with
 
@@ -129,6 +140,32 @@ def test_one_command_trains_exports_and_evaluates(small_world: Path) -> None:
     assert torch.equal(load_file(output / "clip.safetensors")[name], written[1][name])
 
 
+def test_one_command_trains_exports_and_evaluates_sed(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = small_world / "run"
+    keys = ["SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""]
+    words = ["--model", "sed", "--seed", "3", "--output", str(output)]
+    assert train.main([*words, "--", *keys]) == 0
+    file = output / "sed-mini.safetensors"
+    exported = load_file(file)
+    begun = read_clip(train.shipped("maft"))
+    assert "token_embedding.weight" in begun and not any("token_embedding" in name for name in exported)
+    learned = f"{CLIP}visual.trunk.stem.0.weight"
+    assert exported[learned].dtype == torch.float16
+    assert not torch.equal(exported[learned], begun[learned.removeprefix(CLIP)])
+    document = json.loads((output / "evaluation" / "results.json").read_text())
+    assert document.keys() == {"panoptic", "sed_names", "sed_generic", "sed_image"} and not document["panoptic"]
+    assert "report:" not in capsys.readouterr().out
+    assert train.main([*words, "--", *keys]) == 2  # there already
+
+    # Another CLIP's text tower is refused: the file says which one it leaves out.
+    other = small_world / "other.safetensors"
+    save_file({name: value + 1 if "token" in name else value for name, value in begun.items()}, other)
+    cfg = build_config("configs/mini/sed_eval.yaml", ["MODEL.WEIGHTS", str(file), "SED.CLIP_WEIGHTS", str(other)])
+    cfg.MODEL.DEVICE = "cpu"
+    with pytest.raises(UserError, match="are others than it was trained with"):
+        load_for_evaluation(build_network(cfg), str(file))
+
+
 def test_another_run_is_never_mixed_in(tmp_path: Path) -> None:
     train._claim(tmp_path / "a", {"seed": 0}, resume=False)
     with pytest.raises(UserError, match="other settings"):
@@ -136,7 +173,7 @@ def test_another_run_is_never_mixed_in(tmp_path: Path) -> None:
 
 
 def test_the_shipped_weights_do_what_is_said_of_them(small_world: Path) -> None:
-    assert train.SHIPPED.stat().st_size <= train.LARGEST
+    assert train.shipped("maft").stat().st_size <= train.LARGEST["maft"]
     layout = dataset.prepare(splits=("val", "closed"))["val"]
     methods = [method for method in main_methods(layout) if method.name in ("names", "image")]
     output = small_world / "out"
@@ -146,3 +183,39 @@ def test_the_shipped_weights_do_what_is_said_of_them(small_world: Path) -> None:
     names, image = (scores_of(read_evaluation(output / method.name)) for method in methods)
     assert names["new"] < 5 and image["new"] > 40
     assert image["seen"] > 70 and image["PQ"] > names["PQ"] + 25
+
+
+def test_the_shipped_sed_does_what_is_said_of_it_and_is_the_one_of_the_interface(small_world: Path) -> None:
+    assert train.shipped("sed").stat().st_size <= train.LARGEST["sed"]
+    assert train.shipped("sed").stat().st_size + train.shipped("maft").stat().st_size < 10_000_000
+    layout = dataset.prepare(splits=("val",))["val"]
+    methods = [method for method in sed_methods(layout) if method.name != "sed_generic"]
+    output = small_world / "out"
+    evaluate_methods(methods, output, {}, resume=False)
+    names, image = (scores_of(read_evaluation(output / method.name, panoptic=False)) for method in methods)
+    assert names["new"] < 5 and image["new"] > 20 and image["seen"] > 35
+
+    segmentor, vocabulary = load_segmentor("sed-mini", device="cpu"), load_vocabulary(layout.vocabulary)
+    file = layout.images / "val_0003.png"
+    reasons = layout.reason_dir() / dataset.REASON_DATA / "val_0003.json"
+    saved = output / "sed_image" / "inference" / DATASET / "sem_seg" / file.name
+    assert (segmentor(file, vocabulary, reasons=reasons).label_map == np.asarray(Image.open(saved))).mean() > 0.999
+
+
+def test_partial_labels_lose_a_quarter_of_the_segments_always_the_same_ones(small_world: Path) -> None:
+    cfg = build_config("configs/mini/sed_train.yaml", ["DATASETS.REGISTER", f"('{partial.__name__}',)"])
+    register_datasets(cfg)
+    records = DatasetCatalog.get(partial.NAME)
+    assert len(records) == 8
+    lost = total = 0
+    for record in records:
+        whole = np.asarray(Image.open(record["sem_seg_file_name"].replace("annotations_partial", "annotations")))
+        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+        segments = read_panoptic(record["sem_seg_file_name"].replace("annotations_partial", "panoptic"))
+        for segment in np.unique(segments):
+            inside = labels[segments == segment]
+            gone = bool((inside == IGNORE_LABEL).all())
+            assert gone or (inside == whole[segments == segment]).all()
+            lost, total = lost + gone, total + 1
+        assert (partial.without_some(whole, segments, Path(record["file_name"]).stem) == labels).all()
+    assert 0 < lost < total / 2

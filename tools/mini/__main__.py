@@ -2,8 +2,10 @@
 `figure` draws one image's comparison.
 
 python -m tools.mini evaluate                       what bash eval_reason_base.sh mini calls
+python -m tools.mini evaluate --model sed           SED alone
 python -m tools.mini evaluate --observer-sweep      with other observers, too
 python -m tools.mini evaluate -- MODEL.WEIGHTS mine.pth
+python -m tools.mini sed-designs                    SED's ways to use several attributes, compared
 """
 
 from __future__ import annotations
@@ -39,7 +41,17 @@ def main(words: Sequence[str] | None = None) -> int:
                 overrides = parse_overrides(words[cut + 1 :])
             except ValueError as error:
                 raise UserError(f"after --: {error}") from error
-            run(options.output, overrides, resume=options.resume, sweep=options.observer_sweep)
+            run(
+                options.output,
+                overrides,
+                resume=options.resume,
+                sweep=options.observer_sweep,
+                segmentor=options.model,
+            )
+        elif options.command == "sed-designs":
+            from .sed_designs import compare_designs
+
+            compare_designs(options.weights, options.output, images=options.images, resume=options.resume)
         elif options.command == "figure":
             from .figure import draw_figure
 
@@ -66,7 +78,15 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", parents=[common, placed], help="evaluate, print the table, write the report"
     )
     evaluate.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
+    evaluate.add_argument(
+        "--model", choices=("maft", "sed"), help="MAFT+ or SED alone (default: both; MAFT+ if MODEL.WEIGHTS is given)"
+    )
     evaluate.add_argument("--observer-sweep", action="store_true", help="also evaluate with other observers")
+    designs = commands.add_parser("sed-designs", parents=[common], help="evaluate SED's designs of reasons")
+    designs.add_argument("weights", nargs="*", type=user_path, help="of several trainings (default: the shipped ones)")
+    designs.add_argument("--images", type=int, default=120, help="evaluate on the first ones (default: all 120)")
+    designs.add_argument("--output", type=user_path, default=Path("out/mini_designs"), help="default: out/mini_designs")
+    designs.add_argument("--resume", action="store_true", help="reuse finished evaluations")
     figure = commands.add_parser("figure", parents=[common], help="draw an image, names only and with reasons, as PNG")
     figure.add_argument("--image", type=int, default=12, help="number of the validation image (default: 12)")
     figure.add_argument("--file", type=user_path, default=Path("docs/mini.png"), help="default: docs/mini.png")

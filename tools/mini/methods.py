@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .dataset import LIST_ONLY, REASON_DATA, Layout
 from .observer import DEFAULT_LEVEL, LEVELS
 from .results import DATASET
 
-CONFIG_PLAIN = "configs/mini/eval.yaml"
-CONFIG_REASON = "configs/mini/eval_reason.yaml"
+SegmentorName = Literal["maft", "sed"]
+CONFIGS: Mapping[SegmentorName, tuple[str, str]] = {
+    "maft": ("configs/mini/eval.yaml", "configs/mini/eval_reason.yaml"),
+    "sed": ("configs/mini/sed_eval.yaml", "configs/mini/sed_eval_reason.yaml"),
+}
+"""Configuration files without and with reasons."""
+WEIGHTS: Mapping[SegmentorName, str] = {"maft": "mini", "sed": "sed-mini"}
+"""The names of the models whose weights ship."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +27,11 @@ class Method:
     Attributes:
         name: its folder below the output, and its key in results.json.
         title: for people.
-        reasons: with reasons (architecture MAFT_Plus_Reason) or class names alone.
+        reasons: with reasons, or class names alone.
         keys: KEY VALUE pairs beside the configuration file's.
         shown: the report shows its predictions.
         dataset: the registered name of what it is evaluated on.
+        segmentor: MAFT+ or SED.
     """
 
     name: str
@@ -32,6 +40,17 @@ class Method:
     keys: Mapping[str, str] = field(default_factory=dict)
     shown: bool = False
     dataset: str = DATASET
+    segmentor: SegmentorName = "maft"
+
+    @property
+    def config(self) -> str:
+        """Its configuration file."""
+        return CONFIGS[self.segmentor][self.reasons]
+
+    @property
+    def panoptic(self) -> bool:
+        """Whether it gives segments as well; SED gives class maps alone."""
+        return self.segmentor == "maft"
 
 
 CLOSED = Method("closed", "names only, seen kinds alone", reasons=False, dataset="mini_closed_panoptic")
@@ -39,13 +58,23 @@ CLOSED = Method("closed", "names only, seen kinds alone", reasons=False, dataset
 
 
 def main_methods(layout: Layout) -> tuple[Method, ...]:
-    """What results.json lists: without reasons, with generic ones, with those of the picture, in both modes."""
+    """MAFT+: without reasons, with generic ones, with those of the picture, in both modes."""
     specific = _image(layout, DEFAULT_LEVEL)
     return (
         Method("names", "names only", reasons=False, shown=True),
         Method("generic", "generic reasons", True, _generic(layout, DEFAULT_LEVEL), shown=True),
         Method("image", "image-specific reasons", True, specific, shown=True),
         Method("image_aligned", "image-specific, aligned", True, {**specific, "MODEL.REASON.MODE": "aligned"}),
+    )
+
+
+def sed_methods(layout: Layout) -> tuple[Method, ...]:
+    """SED: without reasons, with generic ones, with those of the image."""
+    generic, specific = _generic(layout, DEFAULT_LEVEL), _image(layout, DEFAULT_LEVEL)
+    return (
+        Method("sed_names", "SED, names only", reasons=False, shown=True, segmentor="sed"),
+        Method("sed_generic", "SED, generic reasons", True, generic, segmentor="sed"),
+        Method("sed_image", "SED, image-specific reasons", True, specific, shown=True, segmentor="sed"),
     )
 
 

@@ -12,6 +12,8 @@ from markupsafe import Markup
 from reason.pages import render
 from reason.triplets import Reason
 
+_ONE_ROW = 6
+"""Figures that stand in one row of a wide screen."""
 _HERE = Path(__file__).resolve().parent
 Color = tuple[int, int, int]
 
@@ -119,8 +121,9 @@ def picture(content: Picture) -> str:
     figures = "".join(_figure(figure, content.title) for figure in content.figures)
     reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.observed)
     errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>no error</p>"
+    rows = " two-rows" if len(content.figures) > _ONE_ROW else ""
     return (
-        f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures">{figures}</div>'
+        f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures{rows}">{figures}</div>'
         f"{_difference(content.difference)}"
         f"<details><summary>all reasons for this picture, and the observer's errors</summary>"
         f"<dl>{reasons}</dl>{errors}</details></div>"

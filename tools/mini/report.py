@@ -22,7 +22,7 @@ from reason.vocabulary import Vocabulary
 
 from . import page
 from .dataset import LIST_ONLY, REASON_DATA, Layout
-from .methods import CLOSED, Method, main_methods
+from .methods import CLOSED, Method, main_methods, sed_methods
 from .observer import DEFAULT_LEVEL, LEVELS
 from .predictions import read_classes, read_predicted_segments, read_segments
 from .results import COLUMNS, DATASET, QUALITIES, closed_sentence, read_evaluation, scores_of, weights_hash
@@ -40,6 +40,7 @@ _GROUP_TITLES = {
     "synonym": "Synonym: kinds of the training pictures under a name that the segmentor never met",
     "new": "New: made-up names for combinations that no training picture shows",
 }
+_BOTH = " Rows that name no segmentor are MAFT+'s; SED gives class maps and no segments."
 _SEEDED = "The weights are random stand-ins: nothing on this page means anything."
 
 
@@ -69,13 +70,20 @@ class _Seen:
         return sum(after[index] - before[index] for index in after) / len(after)
 
 
-def write_report(layout: Layout, output: Path, path: Path) -> Path:
+def evaluated(layout: Layout, output: Path) -> tuple[Method, ...]:
+    """What a report of `output` shows: MAFT+, and SED if it was evaluated there."""
+    sed = sed_methods(layout)
+    return (*main_methods(layout), *(sed if all((output / method.name).is_dir() for method in sed) else ()))
+
+
+def write_report(layout: Layout, output: Path, path: Path, methods: Sequence[Method] | None = None) -> Path:
     """Write the page of the evaluations in `output`.
 
     Args:
         layout: of the validation split.
-        output: OUTPUT_DIR of the main methods lie in it, by their names.
+        output: OUTPUT_DIR of the methods lie in it, by their names.
         path: the HTML file.
+        methods: those of MAFT+, and perhaps those of SED; None: what `evaluated` finds.
 
     Returns:
         `path`.
@@ -83,8 +91,8 @@ def write_report(layout: Layout, output: Path, path: Path) -> Path:
     Raises:
         UserError: something was not evaluated or is damaged, or the page cannot be written.
     """
-    methods = main_methods(layout)
-    evaluations = {method.name: read_evaluation(output / method.name) for method in methods}
+    methods = evaluated(layout, output) if methods is None else methods
+    evaluations = {method.name: read_evaluation(output / method.name, panoptic=method.panoptic) for method in methods}
     try:
         pictures = _pictures(layout, output, [method for method in methods if method.shown])
         parts = [*_head(evaluations), *_tables(methods, evaluations, output), *_classes(methods, evaluations)]
@@ -122,7 +130,7 @@ def _tables(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, An
     rows = []
     for method in methods:
         scores = scores_of(evaluations[method.name])
-        rows.append([method.title, *(f"{scores[key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
+        rows.append([method.title, *(f"{scores[key]:.1f}" if key in scores else "" for key in (*COLUMNS, *QUALITIES))])
     counts = {group: sum(entry.group == group for entry in VAL_CLASSES) for group in GROUPS}
     return [
         page.heading("Results"),
@@ -130,11 +138,12 @@ def _tables(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, An
         page.paragraphs(
             f"Percent. mIoU of {counts['seen']} seen, {counts['synonym']} synonym and {counts['new']} new classes, in "
             "the reference's definition restricted to each group; panoptic quality over all classes. Varying: new "
-            "classes whose colour is another one in every picture, so that only reasons for the picture can tell it.",
+            "classes whose colour is another one in every picture, so that only reasons for the picture can tell it."
+            + (_BOTH if any(not method.panoptic for method in methods) else ""),
             style="soft",
         ),
         page.paragraphs(closed_sentence(read_evaluation(output / CLOSED.name, CLOSED.dataset))),
-        *_sweep(output, weights_hash(list(evaluations.values()))),
+        *_sweep(output, weights_hash([evaluations[method.name] for method in methods if method.panoptic])),
     ]
 
 
@@ -251,8 +260,10 @@ def _picture(seen: _Seen, titles: Mapping[str, str], words: Vocabulary) -> page.
     ]
     for name, maps in seen.predictions.items():
         note = f"{agreement(maps, seen.truth):.0%} of the pixels right"
-        figures.append(_figure(titles[name].capitalize(), note, seen, maps, words))
-    figures.append(_figure("Panoptic, image-specific", "segments", seen, seen.segments, words))
+        title = titles[name][0].upper() + titles[name][1:]
+        figures.append(_figure(title, note, seen, maps, words))
+        if name == _AFTER:
+            figures.append(_figure("Panoptic, image-specific", "segments", seen, seen.segments, words))
     observer = seen.triplet.extra.get("observer", {})
     return page.Picture(
         seen.stem.replace("_", " "),

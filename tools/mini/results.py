@@ -47,13 +47,16 @@ def group_miou(metrics: Mapping[str, Any], belongs: Callable[[MiniClass], bool])
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, float]:
-    """mIoU by group, of the new classes whose colour varies ("varying"), and panoptic qualities, in percent."""
-    semantic, panoptic = results["metrics"]["sem_seg"], results["metrics"]["panoptic_seg"]["all"]
+    """mIoU by group, of the new classes whose colour varies ("varying"), and panoptic qualities, in percent.
+
+    An evaluation of class maps alone has no panoptic qualities.
+    """
+    semantic, panoptic = results["metrics"]["sem_seg"], results["metrics"].get("panoptic_seg")
     scores: dict[str, float] = {}
     for group in GROUPS:
         scores[group] = group_miou(semantic, partial(_is_of, group))
     scores["varying"] = group_miou(semantic, lambda entry: entry.kind.varies)
-    return scores | {quality: float(panoptic[quality]) for quality in QUALITIES}
+    return scores | {quality: float(panoptic["all"][quality]) for quality in QUALITIES if panoptic}
 
 
 def _is_of(group: str, entry: MiniClass) -> bool:
@@ -61,14 +64,16 @@ def _is_of(group: str, entry: MiniClass) -> bool:
 
 
 def results_document(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The value of results.json: method to mIoU by group, and "panoptic", method to PQ, SQ, RQ.
+    """The value of results.json: method to mIoU by group, and "panoptic", methods with segments to PQ, SQ, RQ.
 
     Args:
         evaluations: method to the content of its evaluation's results.json.
     """
     scores = {name: scores_of(results) for name, results in evaluations.items()}
     document: dict[str, Any] = {name: {group: values[group] for group in GROUPS} for name, values in scores.items()}
-    document["panoptic"] = {name: {key: values[key] for key in QUALITIES} for name, values in scores.items()}
+    document["panoptic"] = {
+        name: {key: values[key] for key in QUALITIES} for name, values in scores.items() if "PQ" in values
+    }
     return document
 
 
@@ -77,17 +82,18 @@ def table(evaluations: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str
     rows: list[list[Any]] = []
     for name, results in evaluations.items():
         scores = scores_of(results)
-        rows.append([titles[name], *(scores[key] for key in (*COLUMNS, *QUALITIES)), results["seconds"]])
+        rows.append([titles[name], *(scores.get(key) for key in (*COLUMNS, *QUALITIES)), results["seconds"]])
     headers = ["", *(f"mIoU {group}" for group in GROUPS), "varying", *QUALITIES, "seconds"]
-    return str(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
+    return str(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github", missingval="-"))
 
 
-def read_evaluation(folder: Path, dataset: str = DATASET) -> dict[str, Any]:
+def read_evaluation(folder: Path, dataset: str = DATASET, *, panoptic: bool = True) -> dict[str, Any]:
     """The results of an evaluation of the mini world.
 
     Args:
         folder: its OUTPUT_DIR.
         dataset: registered name of the data set.
+        panoptic: segments are needed as well as class maps.
 
     Raises:
         UserError: it has none.
@@ -97,7 +103,8 @@ def read_evaluation(folder: Path, dataset: str = DATASET) -> dict[str, Any]:
         results = read_json(path)
     except JsonError as error:
         raise UserError(f"{path}: {error}; run bash eval_reason_base.sh mini") from error
-    if not isinstance(results, dict) or {"sem_seg", "panoptic_seg"} - results.get("metrics", {}).keys():
+    needed = {"sem_seg", "panoptic_seg"} if panoptic else {"sem_seg"}
+    if not isinstance(results, dict) or needed - results.get("metrics", {}).keys():
         raise UserError(f"{path}: lacks class maps or segments; delete it and run bash eval_reason_base.sh mini")
     return results
 

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
+from maft.errors import UserError
 from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.results import results_folder
 from maft.resources import checkout, mini_weights
 from maft.run import evaluate_config
+from maft.weights.seeding import SEEDED
 
 from . import dataset
 from .dataset import Layout, prepare
-from .methods import CLOSED, CONFIG_PLAIN, CONFIG_REASON, Method, main_methods, sweep_methods
+from .methods import CLOSED, WEIGHTS, Method, SegmentorName, main_methods, sed_methods, sweep_methods
 from .observer import DEFAULT_LEVEL, LEVELS
 from .report import SWEEP_FILE, write_report
 from .results import (
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 _READING = (
     "mIoU and PQ in percent; mIoU per group in the reference's definition, restricted to the group's classes. "
     '"varying": the new\nclasses whose colour is another one in every picture. The reasons are written by a simulated '
-    'observer that errs:\nsee docs/mini.md.'
+    "observer that errs:\nsee docs/mini.md."
 )
 
 
@@ -49,7 +51,6 @@ def evaluate_methods(
     overrides: Mapping[str, str],
     *,
     resume: bool,
-    configs: tuple[str, str] = (CONFIG_PLAIN, CONFIG_REASON),
 ) -> None:
     """Evaluate methods one after the other; the results of each lie in its folder.
 
@@ -58,32 +59,43 @@ def evaluate_methods(
         output: a folder a method is made in it; the features of sentences are shared in its `text_bank`.
         overrides: KEY VALUE pairs of the user, which win.
         resume: reuse finished evaluations; unfinished ones go on anyway.
-        configs: configuration files without and with reasons.
 
     Raises:
         UserError: a configuration, the weights or a file is missing or malformed.
     """
     common = {} if torch.cuda.is_available() else {"MODEL.DEVICE": "cpu"}
-    if checkout() is None:  # the configuration names the weights' place in a checkout
-        common["MODEL.WEIGHTS"] = str(mini_weights())
     for method in methods:
         print(f"\n== {method.title}{f' ({method.name})' if '@' in method.name else ''}", flush=True)
-        keys = common | {
-            "DATASETS.TEST": f"('{method.dataset}',)",
-            "DATASETS.REGISTER": f"('{dataset.__name__}',)",
-            "DATALOADER.NUM_WORKERS": "0",
-            "OUTPUT_DIR": str(output / method.name),
-            "MODEL.REASON.BANK_DIR": str(output / "text_bank"),
-            "TEST.SAVE_PREDICTIONS": str(method.shown),
-            **method.keys,
-            **overrides,
-        }
+        keys = (
+            common
+            | _weights(method.segmentor)
+            | {
+                "DATASETS.TEST": f"('{method.dataset}',)",
+                "DATASETS.REGISTER": f"('{dataset.__name__}',)",
+                "DATALOADER.NUM_WORKERS": "0",
+                "OUTPUT_DIR": str(output / method.name),
+                "MODEL.REASON.BANK_DIR": str(output / "text_bank"),
+                "TEST.SAVE_PREDICTIONS": str(method.shown),
+                **method.keys,
+                **overrides,
+            }
+        )
         logger.info("%s: %s", method.name, keys)
         pairs = [word for pair in keys.items() for word in pair]
-        evaluate_config(configs[method.reasons], pairs, resume=resume, evaluator=_both_tasks)
+        evaluate_config(method.config, pairs, resume=resume, evaluator=_both_tasks if method.panoptic else _class_maps)
 
 
-def run(output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool) -> None:
+def _weights(segmentor: SegmentorName) -> dict[str, str]:
+    """The keys that name the weights, where the configuration's, which are those of a checkout, do not hold."""
+    if checkout() is not None:
+        return {}
+    keys = {"MODEL.WEIGHTS": str(mini_weights(WEIGHTS[segmentor]))}
+    return keys | {"SED.CLIP_WEIGHTS": str(mini_weights())} if segmentor == "sed" else keys
+
+
+def run(
+    output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool, segmentor: SegmentorName | None = None
+) -> None:
     """Draw the pictures where that is still to be done, evaluate, print the table, write results.json and the report.
 
     Args:
@@ -91,22 +103,31 @@ def run(output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool
         overrides: KEY VALUE pairs of the user.
         resume: reuse finished evaluations.
         sweep: evaluate with the other observers, too, and write observer_sweep.json.
+        segmentor: evaluate one of the two; None: both, but MAFT+ alone if the user names weights of his own. The report
+            needs MAFT+.
 
     Raises:
         UserError: see `evaluate_methods`, or a file cannot be written.
     """
+    if sweep and segmentor == "sed":
+        raise UserError("--observer-sweep: measures MAFT+; leave out --model sed")
+    if segmentor is None and overrides.get("MODEL.WEIGHTS", SEEDED) != SEEDED:
+        segmentor = "maft"
+        print("MODEL.WEIGHTS: taken for MAFT+, which is evaluated alone; --model sed evaluates SED")
     layout = prepare(splits=("val", "closed"))["val"]
     _log_to(output / "log.txt")
-    methods = main_methods(layout)
-    evaluate_methods((*methods, CLOSED), output, overrides, resume=resume)
-    evaluations = {method.name: read_evaluation(output / method.name) for method in methods}
+    of_maft = () if segmentor == "sed" else main_methods(layout)
+    methods = of_maft if segmentor == "maft" else (*of_maft, *sed_methods(layout))
+    evaluate_methods((*methods, CLOSED) if of_maft else methods, output, overrides, resume=resume)
+    evaluations = {method.name: read_evaluation(output / method.name, panoptic=method.panoptic) for method in methods}
     print(f"\n{table(evaluations, {method.name: method.title for method in methods})}\n\n{_READING}")
-    print(closed_sentence(read_evaluation(output / CLOSED.name, CLOSED.dataset)))
     write_json(output / "results.json", results_document(evaluations))
-    if sweep:
-        write_json(output / SWEEP_FILE, _sweep(layout, output, overrides, evaluations, resume=resume))
-    report = write_report(layout, output, output / "report.html")
-    print(f"\nreport: {report}\nfigures: {output / 'results.json'}")
+    if of_maft:
+        print(closed_sentence(read_evaluation(output / CLOSED.name, CLOSED.dataset)))
+        if sweep:
+            write_json(output / SWEEP_FILE, _sweep(layout, output, overrides, evaluations, resume=resume))
+        print(f"\nreport: {write_report(layout, output, output / 'report.html', methods)}")
+    print(f"figures: {output / 'results.json'}")
 
 
 def _sweep(
@@ -149,3 +170,8 @@ def _both_tasks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -
     folder = results_folder(cfg.OUTPUT_DIR, name)
     kinds = (SemanticEvaluator, PanopticEvaluator)
     return CombinedEvaluator([kind(name, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds])
+
+
+def _class_maps(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
+    """An evaluator of class maps, for a data set that has segments as well."""
+    return SemanticEvaluator(name, results_folder(cfg.OUTPUT_DIR, name), cfg.TEST.SAVE_PREDICTIONS, records=records)

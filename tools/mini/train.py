@@ -1,11 +1,13 @@
 """Trains everything of the mini world, exports it and evaluates it: CLIP, then the segmentor through train_net.py.
 
     python -m tools.mini.train --seed 0                 into out/mini_train/seed0
+    python -m tools.mini.train --model sed --seed 0     SED, from the CLIP that ships, into out/mini_train/sed-seed0
     python -m tools.mini.train --seed 0 --ship          and the weights into tools/mini/weights, where evaluation looks
     python -m tools.mini.train --seed 0 --resume        go on where a run was interrupted
 
 The output folder gets clip.safetensors, segmentor/ (OUTPUT_DIR of train_net.py), mini.safetensors (all that evaluation
-needs, in half precision) and evaluation/ (results.json, report.html). About half an hour on two cores.
+needs, in half precision) and evaluation/ (results.json, report.html). About half an hour on two cores. SED's has no
+clip.safetensors and no report; sed-mini.safetensors leaves out what SED does not change of CLIP, its text tower.
 """
 
 from __future__ import annotations
@@ -28,21 +30,34 @@ from maft.files import user_path, write_bytes
 from maft.launch import main as launch
 from maft.launch import parse_arguments
 from maft.meta_arch import build_network
+from maft.modeling.sed.training import CLIP
 from maft.run import register_datasets
+from maft.weights.clip import LEFT_OUT, digest, read_clip
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
 
 from .dataset import prepare
+from .methods import CONFIGS, WEIGHTS, SegmentorName
 from .run import run as evaluate
 from .train_clip import Recipe, save_clip, train_clip
 
-CONFIG_TRAIN, CONFIG_EVAL = "configs/mini/train.yaml", "configs/mini/eval.yaml"
-SHIPPED = Path(__file__).resolve().parent / "weights" / "mini.safetensors"
-LARGEST = 12_000_000
+CONFIG_TRAIN: Mapping[SegmentorName, str] = {"maft": "configs/mini/train.yaml", "sed": "configs/mini/sed_train.yaml"}
+LARGEST: Mapping[SegmentorName, int] = {"maft": 12_000_000, "sed": 4_000_000}
 """Bytes that the shipped weights may have."""
 
 
-def export(checkpoint: Path, target: Path, about: Mapping[str, str], keys: Sequence[str] = ()) -> None:
+def shipped(segmentor: SegmentorName) -> Path:
+    """Where the weights of the repository lie."""
+    return Path(__file__).resolve().parent / "weights" / f"{WEIGHTS[segmentor]}.safetensors"
+
+
+def export(
+    checkpoint: Path,
+    target: Path,
+    about: Mapping[str, str],
+    keys: Sequence[str] = (),
+    segmentor: SegmentorName = "maft",
+) -> None:
     """Write what evaluation needs of a training checkpoint, in half precision.
 
     Args:
@@ -50,17 +65,23 @@ def export(checkpoint: Path, target: Path, about: Mapping[str, str], keys: Seque
         target: a .safetensors file; written aside, then renamed.
         about: goes into the file's metadata.
         keys: KEY VALUE pairs of the training that change the network.
+        segmentor: whose. SED's file leaves out what training left of its CLIP as it was.
 
     Raises:
         UserError: the checkpoint is not of configs/mini, or the file is larger than `LARGEST`.
     """
-    cfg = build_config(CONFIG_EVAL, [*keys, "MODEL.WEIGHTS", str(checkpoint), "MODEL.DEVICE", "cpu"])
+    cfg = build_config(CONFIGS[segmentor][0], [*keys, "MODEL.WEIGHTS", str(checkpoint), "MODEL.DEVICE", "cpu"])
     register_datasets(cfg)
     model = build_network(cfg)
     load_for_evaluation(model, cfg.MODEL.WEIGHTS)
-    content = save({name: _halved(tensor) for name, tensor in model.state_dict().items()}, dict(about))
-    if len(content) > LARGEST:
-        raise UserError(f"{target}: {len(content)} bytes, more than {LARGEST}; make configs/mini smaller")
+    entries, metadata = {name: _halved(tensor) for name, tensor in model.state_dict().items()}, dict(about)
+    if segmentor == "sed":
+        begun = {name: _halved(tensor) for name, tensor in read_clip(cfg.SED.CLIP_WEIGHTS).items()}
+        same = [name for name in begun if torch.equal(begun[name], entries[f"{CLIP}{name}"])]
+        metadata[LEFT_OUT] = digest({name: entries.pop(f"{CLIP}{name}") for name in same})
+    content = save(entries, metadata)
+    if len(content) > LARGEST[segmentor]:
+        raise UserError(f"{target}: {len(content)} bytes, more than {LARGEST[segmentor]}; make configs/mini smaller")
     write_bytes(target, content)
 
 
@@ -78,34 +99,41 @@ def train_all(options: argparse.Namespace, keys: Sequence[str]) -> None:
     Raises:
         UserError: the folder holds another run, or a step fails.
     """
-    output: Path = options.output or Path("out/mini_train") / f"seed{options.seed}"
+    segmentor: SegmentorName = options.model
+    own_clip = segmentor == "maft"
+    folder = f"seed{options.seed}" if own_clip else f"{segmentor}-seed{options.seed}"
+    output: Path = options.output or Path("out/mini_train") / folder
     recipe = Recipe(seed=options.seed, iterations=options.clip_iterations, scenes=options.clip_scenes)
-    _claim(output, {**asdict(recipe), "keys": list(keys)}, options.resume)
-    clip, weights, segmentor = output / "clip.safetensors", output / "mini.safetensors", output / "segmentor"
+    settings = asdict(recipe) if own_clip else {"model": segmentor, "seed": options.seed}
+    _claim(output, {**settings, "keys": list(keys)}, options.resume)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     prepare()
-    if not clip.is_file():
-        save_clip(train_clip(recipe)[0], clip)
-    seconds["clip"] = time.perf_counter() - start
+    training = ["SEED", str(options.seed), "OUTPUT_DIR", str(output / "segmentor")]
+    if own_clip:
+        clip = output / "clip.safetensors"
+        if not clip.is_file():
+            save_clip(train_clip(recipe)[0], clip)
+        training += ["MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS", str(clip)]
+        seconds["clip"] = time.perf_counter() - start
     start = time.perf_counter()
-    training = ["SEED", str(options.seed), "OUTPUT_DIR", str(segmentor)]
-    training += ["MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS", str(clip)]
-    status = 0
-    if not (segmentor / FINAL).is_file():
-        words = ["--config-file", CONFIG_TRAIN, "--resume", *training, *keys]
-        status = launch(parse_arguments(words))
-    if status:
-        raise UserError(f"{segmentor}: training ended with status {status}; its log says why")
+    final = output / "segmentor" / FINAL
+    if not final.is_file():
+        words = ["--config-file", CONFIG_TRAIN[segmentor], "--resume", *training, *keys]
+        if status := launch(parse_arguments(words)):
+            raise UserError(f"{final.parent}: training ended with status {status}; its log says why")
     seconds["segmentor"] = time.perf_counter() - start
-    export(segmentor / FINAL, weights, {"seed": str(options.seed), "torch": torch.__version__}, keys)
+    about = {"seed": str(options.seed), "torch": torch.__version__}
+    weights = output / f"{WEIGHTS[segmentor]}.safetensors"
+    export(final, weights, about, keys, segmentor)
     start = time.perf_counter()
-    evaluate(output / "evaluation", {"MODEL.WEIGHTS": str(weights)}, resume=False, sweep=False)
+    names = {"MODEL.WEIGHTS": str(weights)}
+    evaluate(output / "evaluation", names, resume=False, sweep=False, segmentor=segmentor)
     seconds["evaluation"] = time.perf_counter() - start
     print(", ".join(f"{step} {value:.0f} s" for step, value in seconds.items()))
     if options.ship:
-        export(segmentor / FINAL, SHIPPED, {"seed": str(options.seed), "torch": torch.__version__}, keys)
-        print(f"shipped: {SHIPPED}")
+        export(final, shipped(segmentor), about, keys, segmentor)
+        print(f"shipped: {shipped(segmentor)}")
 
 
 def _claim(output: Path, settings: Mapping[str, object], resume: bool) -> None:
@@ -127,11 +155,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.mini.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=tuple(WEIGHTS), default="maft", help="MAFT+ (default), or SED")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and captions")
-    parser.add_argument("--output", type=user_path, help="default: out/mini_train/seed<seed>")
+    parser.add_argument("--output", type=user_path, help="default: out/mini_train/seed<seed>, or sed-seed<seed>")
     parser.add_argument("--clip-iterations", type=int, default=Recipe.iterations, help="steps of CLIP's training")
     parser.add_argument("--clip-scenes", type=int, default=Recipe.scenes, help="different pictures that CLIP sees")
-    parser.add_argument("--ship", action="store_true", help=f"also write {SHIPPED.name} to tools/mini/weights")
+    parser.add_argument("--ship", action="store_true", help="also write the weights to tools/mini/weights")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words[:cut])

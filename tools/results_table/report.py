@@ -145,6 +145,9 @@ MINI_METHODS = {
     "generic": "generic reasons",
     "image": "image-specific reasons",
     "image_aligned": "image-specific reasons, aligned",
+    "sed_names": "SED, names only",
+    "sed_generic": "SED, generic reasons",
+    "sed_image": "SED, image-specific reasons",
 }
 """Folder of an evaluation of mini -> what it was given."""
 

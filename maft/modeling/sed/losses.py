@@ -22,16 +22,16 @@ def class_losses(
     Returns:
         One scalar a map.
     """
-    classes = maps[0].shape[1]
     labelled = labels != ignored
-    target = F.one_hot(labels.masked_fill(~labelled, 0), classes).permute(0, 3, 1, 2) * labelled[:, None]
-    losses = []
-    for logits in maps:
-        resized = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        goal = target.to(resized.dtype)
-        if ignored_are_negatives:
-            losses.append(F.binary_cross_entropy_with_logits(resized, goal))
-            continue
-        each = F.binary_cross_entropy_with_logits(resized, goal, reduction="none").mean(dim=1)
-        losses.append((each * labelled).sum() / labelled.sum().clamp(min=1))
-    return losses
+    known = labels.masked_fill(~labelled, 0)[:, None]
+    return [_loss(logits, known, labelled, ignored_are_negatives) for logits in maps]
+
+
+def _loss(logits: Tensor, labels: Tensor, labelled: Tensor, ignored_are_negatives: bool) -> Tensor:
+    """softplus(x) for every "no", softplus(x) - x for the one "yes": cross-entropy without a one-hot map of targets."""
+    resized = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False).float()
+    yes = resized.gather(1, labels)[:, 0] * labelled
+    no = F.softplus(resized)
+    if ignored_are_negatives:
+        return (no.sum() - yes.sum()) / resized.numel()
+    return ((no.mean(dim=1) * labelled).sum() - yes.sum() / resized.shape[1]) / labelled.sum().clamp(min=1)
