@@ -143,12 +143,10 @@ def draw(rows: Sequence[Row], titles: Sequence[str], vocabulary: Vocabulary, pat
             if row is rows[0]:
                 axis.set_title(columns[place], fontsize=9)
         axes[0].set_xlabel("\n".join(gained(row, vocabulary, reasons)), fontsize=6, loc="left")
-    legend = [
-        Patch(
-            color=tuple(part / 255 for part in vocabulary.palette[number]), label=vocabulary.classes[number].synonyms[0]
-        )
-        for number in sorted(shown)[:_LEGEND_CLASSES]
-    ]
+    legend = []
+    for number in sorted(shown)[:_LEGEND_CLASSES]:
+        red, green, blue = (part / 255 for part in vocabulary.palette[number])
+        legend.append(Patch(color=(red, green, blue), label=vocabulary.classes[number].synonyms[0]))
     if len(shown) > _LEGEND_CLASSES:
         logger.warning("the legend names %d of the %d classes shown", _LEGEND_CLASSES, len(shown))
     figure.legend(handles=legend, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=7, frameon=False)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from reason.vocabulary import load_vocabulary
 from tools.check_datasets.__main__ import check, main
-from tools.check_datasets.report import Report
+from tools.check_datasets.findings import Findings
 from tools.check_datasets.semantic import Options, sampled
 from tools.dataset_facts import DATASETS
 
@@ -109,17 +109,17 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
     write_json(path, document)
 
 
-def only(root: Path, name: str, **options: Any) -> Report:
+def only(root: Path, name: str, **options: Any) -> Findings:
     reports = check([name], Options(root, **{"counts": False, "workers": 1, **options}))
     assert len(reports) == 1
     return reports[0]
 
 
-def kinds(report: Report) -> dict[str, int]:
+def kinds(report: Findings) -> dict[str, int]:
     return {problem.kind: problem.count for problem in report.problems}
 
 
-def shown(report: Report) -> str:
+def shown(report: Findings) -> str:
     return " ".join(line for problem in report.problems for line in problem.examples)
 
 

@@ -29,7 +29,7 @@ from tools.results_table.__main__ import main
 from tools.results_table.collect import collect
 from tools.results_table.latex import escape
 from tools.results_table.plain import CSV_HEADER
-from tools.results_table.report import Cell, build
+from tools.results_table.table import Cell, build
 from tools.results_table.words import cell_words
 
 VOC, PC59, PC459 = (f"openvocab_pascal{name}_sem_seg_val" for name in ("20", "_ctx59", "_ctx459"))

@@ -33,13 +33,13 @@ from reason.vocabulary import load_vocabulary
 from ..commands import described
 from ..dataset_facts import DATASETS
 from .annotated import check_instance_set, check_panoptic_set
-from .report import Report, table
+from .findings import Findings, table
 from .semantic import Options, check_label_maps
 
 _SPECS = {spec.name: spec for spec in BUILTIN}
 
 
-def check_dataset(name: str, spec: DatasetSpec, options: Options) -> Report:
+def check_dataset(name: str, spec: DatasetSpec, options: Options) -> Findings:
     """Check one registered data set.
 
     Args:
@@ -52,7 +52,7 @@ def check_dataset(name: str, spec: DatasetSpec, options: Options) -> Report:
     """
     vocabulary = load_vocabulary(spec.vocabulary)
     classes = len(vocabulary.thing_indices) if spec.kind == "instances" else len(vocabulary)
-    report = Report(name, spec.name, classes)
+    report = Findings(name, spec.name, classes)
     status = status_of(spec, options.root)
     if status.paths is None:
         report.there, report.looked_at = False, list(status.looked_at)
@@ -65,7 +65,7 @@ def check_dataset(name: str, spec: DatasetSpec, options: Options) -> Report:
     return report
 
 
-def check(names: Sequence[str], options: Options) -> list[Report]:
+def check(names: Sequence[str], options: Options) -> list[Findings]:
     """Check the data sets named; all if none is.
 
     Returns:
@@ -75,7 +75,7 @@ def check(names: Sequence[str], options: Options) -> list[Report]:
     Raises:
         UserError: an unknown name, or no name was given and no data set is there.
     """
-    reports: list[Report] = []
+    reports: list[Findings] = []
     for name in names or DATASETS:
         if name in _SPECS:
             reports.append(_required(check_dataset(_short(name), _SPECS[name], options)))
@@ -97,7 +97,7 @@ def check(names: Sequence[str], options: Options) -> list[Report]:
     return reports
 
 
-def _required(report: Report) -> Report:
+def _required(report: Findings) -> Findings:
     """A report in which absence is a fault."""
     if not report.there:
         report.problem("not there", *report.looked_at, count=1)

@@ -16,8 +16,8 @@ from reason.vocabulary import Vocabulary, VocabularyClass
 
 from ..dataset_facts import split_facts
 from .files import Segments, Tally, check_images, check_panoptic
+from .findings import Findings
 from .pool import tally_all
-from .report import Report
 from .semantic import (
     Options,
     compare_counts,
@@ -36,7 +36,7 @@ def category_of(entry: VocabularyClass) -> int:
 
 
 def check_panoptic_set(
-    report: Report, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
+    report: Findings, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
 ) -> None:
     """Fill the report of a panoptic data set."""
     assert paths.labels is not None and paths.json_file is not None, paths
@@ -94,7 +94,7 @@ def check_panoptic_set(
 
 
 def check_instance_set(
-    report: Report, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
+    report: Findings, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
 ) -> None:
     """Fill the report of an instance data set."""
     assert paths.json_file is not None, paths
@@ -137,7 +137,7 @@ def check_instance_set(
     compare_counts(report, options)
 
 
-def _document(report: Report, path: Path) -> dict[str, Any] | None:
+def _document(report: Findings, path: Path) -> dict[str, Any] | None:
     """The annotation file; None, with a problem recorded, if it is none."""
     try:
         document = json.loads(path.read_bytes())
@@ -151,7 +151,7 @@ def _document(report: Report, path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _take_faults(report: Report, faults: Tally) -> None:
+def _take_faults(report: Findings, faults: Tally) -> None:
     for kind, count in faults.counts.items():
         report.problem(kind, *faults.examples[kind], count=count)
 

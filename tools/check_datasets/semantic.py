@@ -14,8 +14,8 @@ from reason.vocabulary import Vocabulary
 
 from ..dataset_facts import Fact, split_facts
 from .files import SemanticRules, Tally, check_semantic
+from .findings import Findings
 from .pool import tally_all
-from .report import Report
 
 Entry = TypeVar("Entry")
 _BYTE = 255
@@ -39,7 +39,7 @@ class Options:
 
 
 def check_label_maps(
-    report: Report, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
+    report: Findings, spec: DatasetSpec, paths: DatasetPaths, vocabulary: Vocabulary, options: Options
 ) -> None:
     """Fill the report of a semantic data set."""
     assert paths.labels is not None, paths
@@ -64,12 +64,12 @@ def check_label_maps(
     compare_counts(report, options)
 
 
-def missing_partners(report: Report, files: Sequence[str], kind: str) -> None:
+def missing_partners(report: Findings, files: Sequence[str], kind: str) -> None:
     """Record files whose partner is missing."""
     report.problem(kind, *files)
 
 
-def unlabelled(report: Report, files: Sequence[str]) -> None:
+def unlabelled(report: Findings, files: Sequence[str]) -> None:
     """Record images without label: a fault, unless the folder is one of several splits."""
     facts = split_facts(report.dataset)
     if facts is not None and facts.shared_images:
@@ -86,7 +86,7 @@ def sampled(entries: Sequence[Entry], number: int | None) -> Sequence[Entry]:
     return [entries[place * len(entries) // number] for place in range(number)]
 
 
-def take_over(report: Report, tally: Tally, vocabulary: Vocabulary) -> None:
+def take_over(report: Findings, tally: Tally, vocabulary: Vocabulary) -> None:
     """Put what the workers found into the report."""
     names = vocabulary.class_names
     report.looked_into, report.types = tally.checked, dict(tally.types.most_common())
@@ -104,7 +104,7 @@ def take_over(report: Report, tally: Tally, vocabulary: Vocabulary) -> None:
         report.notes.append(f"looked into {report.looked_into} of {report.pairs} pairs")
 
 
-def _judge_types(report: Report, tally: Tally, rules: SemanticRules) -> None:
+def _judge_types(report: Findings, tally: Tally, rules: SemanticRules) -> None:
     """Find 16-bit label maps that went through 8 bits, and pixel types that nobody expects.
 
     In a vocabulary of more than 255 classes 65535 is ignored. Written as 8 bits, every value from 255 on becomes 255
@@ -135,7 +135,7 @@ def _judge_types(report: Report, tally: Tally, rules: SemanticRules) -> None:
         )
 
 
-def compare_counts(report: Report, options: Options) -> None:
+def compare_counts(report: Findings, options: Options) -> None:
     """Compare with what is published; what is not verified gives a note."""
     facts = split_facts(report.dataset)
     if facts is None or not options.counts:
@@ -147,7 +147,7 @@ def compare_counts(report: Report, options: Options) -> None:
         _compare(report, "number of classes that occur", len(report.per_class), facts.occurring)
 
 
-def _compare(report: Report, what: str, found: int, fact: Fact) -> None:
+def _compare(report: Findings, what: str, found: int, fact: Fact) -> None:
     if found in fact.values:
         return
     line = f"{found}, published are {fact} [{fact.source}]"

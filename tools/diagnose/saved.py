@@ -12,10 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
 from maft.errors import UserError
-from maft.evaluation.evaluators import prediction_names
 from maft.evaluation.metrics import unique_names
 from maft.evaluation.results import results_folder
-from maft.files import read_label_map
+from maft.files import prediction_names, read_label_map
 
 Labels = NDArray[np.int32]
 

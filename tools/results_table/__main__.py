@@ -20,10 +20,10 @@ from maft.files import user_path, write_text
 
 from ..commands import described
 from .collect import collect
+from .html_page import html
 from .latex import latex
-from .page import html
 from .plain import comma_separated, markdown
-from .report import Report, build
+from .table import Report, build
 
 FORMATS: Mapping[str, Callable[[Report], str]] = {"md": markdown, "tex": latex, "csv": comma_separated, "html": html}
 

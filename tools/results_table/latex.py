@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from .report import Cell, Report, Table
+from .table import Cell, Report, Table
 from .words import ORIGIN_HEADER, cell_words, origin_words
 
 _HEAD = "% \\usepackage{booktabs,graphicx} in the preamble.\n"

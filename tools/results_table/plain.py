@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from .report import Cell, Report
+from .table import Cell, Report
 from .words import ORIGIN_HEADER, cell_words, origin_words
 
 CSV_HEADER = (

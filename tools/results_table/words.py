@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .report import Cell, Origin
+from .table import Cell, Origin
 
 MARKS = {"seeded": "†", "part": "‡"}
 ABSENT_CELLS = {"missing": "missing", "unpublished": "n/a"}

@@ -30,7 +30,7 @@ class Problem:
 
 
 @dataclass
-class Report:
+class Findings:
     """The check of one data set.
 
     Attributes:
@@ -87,7 +87,7 @@ class Report:
         return {**asdict(self), "state": self.state, "occurring": len(self.per_class)}
 
 
-def table(reports: Sequence[Report]) -> str:
+def table(reports: Sequence[Findings]) -> str:
     """All reports for people: a table, then what is wrong with each data set and what to know about it."""
     rows = [_row(report) for report in reports]
     headers = ["data set", "images", "labels", "pairs", "published", "type", "values", "classes that occur", "result"]
@@ -99,7 +99,7 @@ def table(reports: Sequence[Report]) -> str:
     return "\n".join(lines)
 
 
-def _row(report: Report) -> list[str]:
+def _row(report: Findings) -> list[str]:
     if not report.there:
         return [report.dataset, *["-"] * 7, "NOT THERE" if report.problems else "not there"]
     values = "-" if report.lowest is None else f"{report.lowest} to {report.highest}"
@@ -117,7 +117,7 @@ def _row(report: Report) -> list[str]:
     ]
 
 
-def _details(report: Report) -> list[str]:
+def _details(report: Findings) -> list[str]:
     lines = [f"  looked for: {line}" for line in report.looked_at]
     for problem in report.problems:
         lines.append(f"  PROBLEM {problem.kind}: {problem.count}")

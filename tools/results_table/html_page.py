@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from reason.pages import render
 
-from .report import Cell, Report, Table
+from .table import Cell, Report, Table
 from .words import ORIGIN_HEADER, cell_words, origin_words
 
 _HERE = Path(__file__).resolve().parent
@@ -22,7 +22,7 @@ _NOTABLE = 0.05
 def html(report: Report) -> str:
     """The report as an HTML document."""
     return render(
-        "page.html",
+        "results.html",
         folder=_HERE,
         title="OpenSeg-R: results",
         alarm=report.alarm,
