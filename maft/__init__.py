@@ -1,10 +1,10 @@
 """OpenSeg-R: open-vocabulary segmentation with step-by-step visual reasoning.
 
-    from maft import load_segmentor
+from maft import load_segmentor
 
-    segmentor = load_segmentor("base", "pretrained/maftp_b.pth")
-    result = segmentor("kitchen.jpg", ["cup, mug", "table", "wall"], reasons={"cup, mug": ["a curved handle"]})
-    result.overlay().save("kitchen_overlay.png")
+segmentor = load_segmentor("base", "pretrained/maftp_b.pth")
+result = segmentor("kitchen.jpg", ["cup, mug", "table", "wall"], reasons={"cup, mug": ["a curved handle"]})
+result.overlay().save("kitchen_overlay.png")
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from maft.errors import USER_ERROR_STATUS, run_command
 from maft.files import check_folder, locked
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.meta_arch.vocabularies import registered_vocabulary
+from maft.resources import config_file
 from maft.run import (
     build_evaluator,
     check_datasets,
@@ -37,12 +40,17 @@ from maft.training.checks import check_training
 from maft.training.events import Events, Shown
 from maft.training.log import flat_metrics
 from maft.training.loop import train
+from maft.weights.clip import check_file
 from maft.weights.loading import load_for_evaluation
 from maft.weights.saving import FINAL
-from reason.interrupts import STATUS
+from reason.interrupts import STATUS, deaf_children
 
 LOCK = ".training.lock"
 """Held in OUTPUT_DIR by the first process of a training."""
+_FILE_OF_CONFIG = ("Contents of args.config_file=",)
+_WHOLE_CONFIG = "Running with full config:"
+"""How detectron2's messages begin that repeat the config."""
+
 INTERRUPTED = "interrupted; what was finished is on disk, and the same command with --resume continues"
 
 
@@ -57,6 +65,7 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """Everything that one process does."""
     # Once more: processes that detectron2's launch spawns start without the parent's registrations.
     register_datasets(cfg)
+    _keep_config_off_the_screen(cfg)
     default_setup(cfg, arguments)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
@@ -89,6 +98,26 @@ def evaluate_now(cfg: CfgNode, config_file: str, model: MAFT_Plus, events: Event
     show(evaluations)
     shown.hand_to(events, iteration)
     return flat_metrics(evaluations)
+
+
+def _keep_config_off_the_screen(cfg: CfgNode) -> None:
+    """Let the log file alone have the configuration, once: five hundred lines, which are in config.yaml as well."""
+    # The same call as in default_setup, which gets this logger then.
+    detectron2 = setup_logger(cfg.OUTPUT_DIR or None, distributed_rank=comm.get_rank())
+    for handler in detectron2.handlers:
+        in_file = isinstance(handler, logging.FileHandler)
+        handler.addFilter(_WithoutConfig(_FILE_OF_CONFIG if in_file else (*_FILE_OF_CONFIG, _WHOLE_CONFIG)))
+
+
+class _WithoutConfig(logging.Filter):
+    """Drops the records that begin in one of these ways."""
+
+    def __init__(self, beginnings: tuple[str, ...]) -> None:
+        super().__init__()
+        self._beginnings = beginnings
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self._beginnings)
 
 
 def run_spawned(cfg: CfgNode, arguments: argparse.Namespace) -> None:
@@ -126,6 +155,8 @@ def check_training_inputs(cfg: CfgNode) -> None:
     check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg)
+    else:
+        check_file(cfg.SED.CLIP_WEIGHTS or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -141,6 +172,7 @@ def main(arguments: argparse.Namespace) -> int:
         UserError: see `maft.config.build_config`, `maft.run` and `maft.training`.
     """
     cfg = build_config(arguments.config_file, arguments.opts)
+    arguments.config_file = str(config_file(arguments.config_file))
     register_datasets(cfg)
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     processes = choose_device(cfg, int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else arguments.num_gpus)
@@ -162,14 +194,17 @@ def start(cfg: CfgNode, arguments: argparse.Namespace, processes: int) -> int:
         run_under_torchrun(cfg, arguments)
     elif processes * arguments.num_machines > 1:
         try:
-            launch(
-                run_spawned,
-                processes,
-                num_machines=arguments.num_machines,
-                machine_rank=arguments.machine_rank,
-                dist_url=arguments.dist_url,
-                args=(cfg, arguments),
-            )
+            # The ranks would each speak of Ctrl-C, in tracebacks while they import; they are ended with this process.
+            resource_tracker.ensure_running()  # started in between, it would open their ears again
+            with deaf_children():
+                launch(
+                    run_spawned,
+                    processes,
+                    num_machines=arguments.num_machines,
+                    machine_rank=arguments.machine_rank,
+                    dist_url=arguments.dist_url,
+                    args=(cfg, arguments),
+                )
         except torch.multiprocessing.ProcessExitedException as error:
             if error.exit_code == STATUS:
                 raise KeyboardInterrupt from error

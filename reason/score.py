@@ -280,7 +280,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ReasonError, TripletError, VocabularyError: see `score_folder`.
     """
-    from tqdm import tqdm
+    from reason.bars import Bar
 
     if not 0 <= args.min_share < 1:
         raise ReasonError(f"--min-share {args.min_share:g}: must be at least 0 and below 1, such as 0.001")
@@ -294,7 +294,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary,
         min_share=args.min_share,
         ignore=args.ignore,
-        progress=lambda paths: tqdm(paths, unit="image", disable=None, leave=False),
+        progress=lambda paths: Bar(paths, desc="label maps", unit="image", leave=False),
     )
     sys.stdout.write(format_score(score))
     if args.json is not None:

@@ -106,7 +106,16 @@ def evaluated(repository: Path, world: Path, tmp_path_factory: pytest.TempPathFa
     done = run(repository, world, keys(world, output, TEST__SAVE_PREDICTIONS=True))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MEANS NOTHING" in done.stdout + done.stderr
+    (output / "screen").write_text(done.stdout + done.stderr)
     return output
+
+
+def test_the_config_is_logged_once_and_to_the_file(evaluated: Path) -> None:
+    screen, log = (evaluated / "screen").read_text(), (evaluated / "log.txt").read_text()
+    assert log.count("Running with full config") == log.count("TRANSFORMER_DECODER_NAME") == 1
+    assert "full config:" not in screen and "TRANSFORMER_DECODER_NAME" not in screen
+    assert screen.index(f"vocabulary: {DATASET}, 20 classes") < screen.index("MEANS NOTHING")
+    assert "\r" not in screen and f"\n{DATASET}: 4/4 image, 100%" in screen
 
 
 def test_results_agree_with_the_saved_predictions(evaluated: Path, world: Path) -> None:

@@ -197,6 +197,10 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     list_plans(plans, f"bash eval_reason_{suite.name}.sh{names_only}")
     ready = [entry for entry in plans if entry.can_run]
     if options.list:
+        # Not at the top: every run would load what examines the machine.
+        from .doctor import reasoning, report, runs_now, verdict
+
+        print(f"{report(list(reasoning()))}\n\n{verdict(runs_now())}")
         return 0 if len(ready) == len(plans) else CANNOT_RUN
     num_gpus = torch.cuda.device_count() if options.num_gpus is None else options.num_gpus
     statuses: dict[str, int | None] = {entry.benchmark.name: None for entry in plans if not entry.can_run}

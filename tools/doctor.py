@@ -68,7 +68,7 @@ def examine() -> list[Finding]:
     findings += _guarded(_op)
     if detectron2 is None:
         return findings
-    for check in (_weights, _datasets, _generic_reasons, _image_reasons, _features, _reasoning):
+    for check in (_weights, _datasets, _generic_reasons, _image_reasons, _features, reasoning):
         findings += _guarded(check)
     return findings
 
@@ -285,7 +285,7 @@ def _image_reasons() -> Iterator[Finding]:
             yield Finding("Image-specific reasons", vocabulary, "missing", "none", use, REASONS_HINT)
 
 
-def _reasoning() -> Iterator[Finding]:
+def reasoning() -> Iterator[Finding]:
     """What writes reasons: an environment of its own, and a model."""
     root = checkout() or Path()
     section, own = "Writing reasons", root / ".venv-reason" / "bin" / "python"

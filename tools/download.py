@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from maft.errors import UserError
+from reason.bars import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +259,7 @@ def _check_space(target: Path, needed: int) -> None:
 
 def _copy(response: http.client.HTTPResponse, part: BinaryIO, origin: _Origin, target: Path) -> None:
     done = _length(part)
-    bar = tqdm(total=origin.total, initial=done, unit="B", unit_scale=True, desc=target.name, disable=None)
+    bar = Bar(total=origin.total, initial=done, unit="B", unit_scale=True, desc=target.name)
     with bar:
         while chunk := _read(response):
             part.write(chunk)

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from tqdm import tqdm
 
 from maft.config import build_config
 from maft.data import datasets_root
@@ -36,6 +35,7 @@ from maft.text.prompts import Prompts, image_prompts
 from maft.text.rows import RowFold, fold_rows
 from maft.text.source import TextSource
 from maft.text.templates import template_set
+from reason.bars import Bar
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 
@@ -201,7 +201,7 @@ def write_json(job: Job, cfg: CfgNode, bank: FeatureBank, workers: int) -> Count
     if not cfg.MODEL.REASON.FEATURE_DIR:
         raise UserError("MODEL.REASON.FEATURE_DIR: empty, but --format json writes there; name a folder")
     with FeatureWriter(workers) as writer:
-        for path in tqdm(job.files, desc=f"feature files of {job.vocabulary.name}", unit="file"):
+        for path in Bar(job.files, desc=f"feature files of {job.vocabulary.name}", unit="file"):
             reasons = load_image(path).reasons
             prompts = image_prompts(
                 job.vocabulary.synonyms, reasons, cfg.MODEL.NUM_DES, "reference", str(path), templates

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +16,12 @@ import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 from torch import nn
-from tqdm import tqdm
 
 from maft.errors import USER_ERRORS, UserError
 from maft.evaluation.evaluators import Evaluator
 from maft.evaluation.journal import Entry, Header, JournalWriter, exclusive, open_journal
 from maft.evaluation.provenance import hash_records
+from reason.bars import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +131,11 @@ def _forward(
 ) -> Iterator[list[Entry]]:
     """Yield the entries of one batch after another."""
     counted = Counter(usage()) if usage else Counter()
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    bar = tqdm(
+    bar = Bar(
         total=len(loader.sampler),
         desc=_share(dataset_name),
         unit="image",
-        mininterval=interval,
+        mininterval=0.5,
         smoothing=0.1,
         disable=not comm.is_main_process(),
     )

@@ -85,9 +85,7 @@ class MAFT_Plus(MAFTPlus):
         settings = self.settings
         if self._bank is None:
             encoder = CLIPTextEncoder(self.clip.clip_model, open_clip.get_tokenizer(self.clip.model_name))
-            self._bank = FeatureBank(
-                encoder, settings.templates, settings.bank_dir, storage_dtype=settings.bank_dtype
-            )
+            self._bank = FeatureBank(encoder, settings.templates, settings.bank_dir, storage_dtype=settings.bank_dtype)
         fold = RowFold(
             templates=settings.templates,
             mode=settings.mode,
@@ -102,6 +100,7 @@ class MAFT_Plus(MAFTPlus):
             reasons=reasons,
             generic_file=settings.generic_file,
             image_folders=settings.image_folders,
+            image_specific=settings.image_specific,
             fallback=settings.fallback,
         )
 

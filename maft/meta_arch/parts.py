@@ -191,6 +191,7 @@ def reason_settings(cfg: CfgNode, *, reasons: bool) -> ReasonSettings:
         reasons=reasons,
         generic_file=model.TEST_CLASS_REASON_JSON if reasons else None,
         image_folders=tuple(folders) if reasons else (),
+        image_specific=bool(model.REASON_DIR),
         fallback=model.REASON.FALLBACK,
         templates=model.REASON.TEMPLATES,
         mode=model.REASON.MODE,

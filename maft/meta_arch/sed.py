@@ -151,6 +151,7 @@ class SED(Network):
                 reasons=reasons,
                 generic_file=settings.generic_file,
                 image_folders=settings.image_folders,
+                image_specific=settings.image_specific,
                 fallback=settings.fallback,
             )
         return self._sources[reasons]

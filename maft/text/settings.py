@@ -15,6 +15,7 @@ class ReasonSettings:
         reasons: False asks by class names only; the files below are then not looked at.
         generic_file: generic reasons of the vocabulary (MODEL.TEST_CLASS_REASON_JSON); None for none.
         image_folders: folders of image-specific reason files; every image without a file there gets `fallback`.
+        image_specific: whether such files are asked for; without, generic reasons are what is meant.
         fallback: "generic", or "error" to stop at an image without reasons of its own.
         templates: name of the template set.
         mode: "reference" or "aligned".
@@ -29,6 +30,7 @@ class ReasonSettings:
     reasons: bool = False
     generic_file: str | Path | None = None
     image_folders: tuple[Path, ...] = ()
+    image_specific: bool = True
     fallback: str = "generic"
     templates: str = "vild"
     mode: str = "reference"

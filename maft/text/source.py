@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
-from tqdm import tqdm
 
 from maft.errors import UserError
 from maft.text.bank import FeatureBank
@@ -16,6 +15,7 @@ from maft.text.notes import Notes
 from maft.text.rows import Origin
 from maft.text.templates import TemplateSet
 from maft.text.tokens import describe_cut, describe_doubles, doubles
+from reason.bars import Bar
 from reason.triplets import Reason, find_image_file, load_generic, load_image
 from reason.vocabulary import Vocabulary
 
@@ -108,6 +108,7 @@ class TextSource(Generic[P, C]):
         generic_file: generic reasons of the vocabulary; needed where generic reasons are.
         image_folders: where images' reason files lie (`reason.triplets.image_reason_folders`); without any, every
             image counts as one without a file.
+        image_specific: False where nobody asks for reasons of images, so that generic ones need no announcement.
         fallback: "generic" or "error".
 
     Raises:
@@ -122,6 +123,7 @@ class TextSource(Generic[P, C]):
         reasons: bool = True,
         generic_file: str | Path | None = None,
         image_folders: Sequence[str | Path] = (),
+        image_specific: bool = True,
         fallback: str = "generic",
     ) -> None:
         if fallback not in FALLBACKS:
@@ -132,6 +134,7 @@ class TextSource(Generic[P, C]):
         self._reasons = reasons
         self._generic_file = generic_file if generic_file and str(generic_file) else None
         self._image_folders = tuple(Path(folder) for folder in image_folders)
+        self._image_specific = image_specific
         self._fallback = fallback
         self._generic_reasons: dict[str, Reason] | None = None
         self._per_vocabulary: dict[Synonyms, C] = {}
@@ -220,9 +223,7 @@ class TextSource(Generic[P, C]):
         shared_needed = not images
         pending: dict[str, None] = {}
         waiting = 0
-        with tqdm(
-            total=len(images), desc=f"reasons of {title}", unit="image", disable=not (progress and images)
-        ) as bar:
+        with Bar(total=len(images), desc=f"reasons of {title}", unit="image", disable=not (progress and images)) as bar:
             for number, image_file in enumerate(images, 1):
                 sentences = self._sentences_of(names, image_file)
                 shared_needed |= sentences is None
@@ -237,7 +238,7 @@ class TextSource(Generic[P, C]):
         if shared_needed:
             shared = dict.fromkeys(self._shared_prompts(names).sentences)
             self._say_cut(list(shared))
-            with tqdm(total=len(shared), desc=f"classes of {title}", unit="sentence", disable=not progress) as bar:
+            with Bar(total=len(shared), desc=f"classes of {title}", unit="sentence", disable=not progress) as bar:
                 encoded += self._bank.prefetch(shared, bar.update)
         self._bank.flush()
         return encoded
@@ -300,9 +301,7 @@ class TextSource(Generic[P, C]):
     def _build(self, prompts: P, names: Synonyms, origin: Origin) -> C:
         self.notes.counts["cut_sentences"] += self._say_cut(prompts.sentences)
         distinct = len(set(prompts.sentences))
-        with tqdm(
-            total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR, leave=False
-        ) as bar:
+        with Bar(total=distinct, desc="text features", unit="sentence", delay=_SECONDS_WITHOUT_BAR, leave=False) as bar:
             features = self._bank.get(prompts.sentences, bar.update)
         return self._fold.fold(features, prompts, len(names), origin)
 
@@ -311,6 +310,8 @@ class TextSource(Generic[P, C]):
             raise self._no_reasons(image_file, path)
         if path is None:
             self.notes.counts["generic_missing_file"] += 1
+            if not self._image_specific:
+                return
             folders = ", ".join(str(folder) for folder in self._image_folders) or "no folder of them"
             self.notes.announce(
                 "missing",

@@ -23,6 +23,9 @@ _KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
 _INSIDE = "clip_model."
 LEFT_OUT = "clip_left_out"
 """In the metadata of a .safetensors file without some of CLIP's entries: their `digest`."""
+_MINI = ("mini", "clip.safetensors")
+_TRAIN_MINI = "OMP_NUM_THREADS=1 python -m tools.mini.train_clip"
+"""What configs/mini/train.yaml begins with, and what makes it."""
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -68,6 +71,19 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix(whole): value for name, value in state.items() if name.startswith(whole)}
 
 
+def check_file(weights: str) -> None:
+    """Find out whether CLIP's weights are there, if a file is named; a tag is left to `find_clip_weights`.
+
+    Raises:
+        UserError: they are not.
+    """
+    path = Path(weights)
+    if weights.endswith(_SUFFIXES) and not path.is_file():
+        made = path.parts[-2:] == _MINI
+        way_out = f"'{_TRAIN_MINI}' writes it in 10 minutes" if made else "name a file or a tag of open_clip's"
+        raise UserError(f"{_KEY}: {weights} is not there; {way_out}")
+
+
 def find_clip_weights(architecture: str, weights: str) -> Path:
     """The file of a CLIP's weights, downloaded into open_clip's cache where only a tag is given.
 
@@ -82,8 +98,7 @@ def find_clip_weights(architecture: str, weights: str) -> Path:
         return Path(weights)
     known = open_clip.list_pretrained_tags_by_model(architecture)
     if weights not in known:
-        if weights.endswith(_SUFFIXES):
-            raise UserError(f"{_KEY}: {weights} is not there; name a file or a tag of open_clip's")
+        check_file(weights)
         tags = f"its tags for {architecture} are {', '.join(known)}" if known else f"it has none for {architecture}"
         raise UserError(f"{_KEY}: '{weights}' is neither a file nor a tag of open_clip's; {tags}")
     try:

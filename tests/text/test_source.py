@@ -64,7 +64,9 @@ def make(folder: Path, counting) -> MakeSource:
         source = {"generic_file": folder / "generic.json", "image_folders": [folder / "images"]}
         bank = changes.pop("bank", None) or FeatureBank(counting)
         for name, value in changes.items():
-            (source if name in {"generic_file", "image_folders", "reasons", "fallback"} else fold)[name] = value
+            (source if name in {"generic_file", "image_folders", "image_specific", "reasons", "fallback"} else fold)[
+                name
+            ] = value
         return TextSource(RowFold(**fold), bank, **source)
 
     return build
@@ -128,6 +130,16 @@ def test_fallback_is_announced_once_and_counted(make: MakeSource, caplog: pytest
     assert caplog.text.count("missing0.jpg") == 1 and "missing1.jpg" not in caplog.text
     assert caplog.text.count("names no class of the vocabulary") == 1
     assert "fewer than 3 attributes" in caplog.text and "'zebra'" in caplog.text
+
+
+def test_generic_reasons_that_were_asked_for_are_no_warning(make: MakeSource, caplog: pytest.LogCaptureFixture) -> None:
+    """MODEL.REASON_DIR '' asks for them; mini's "generic reasons" are a method of its own."""
+    source = make(image_folders=(), image_specific=False)
+    with caplog.at_level(logging.INFO):
+        assert source.classifier(SYNONYMS, "a.jpg").source == "generic"
+    assert "no reasons of its own" not in caplog.text
+    make(image_folders=()).classifier(SYNONYMS, "a.jpg")
+    assert "a.jpg: no reasons of its own (no folder of them)" in caplog.text
 
 
 def test_fallback_error_names_the_missing_file(make: MakeSource, folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +229,25 @@ def test_command_line_lists_all_that_is_missing_before_anything_runs(tmp_path: P
     assert "for pc59, ade847" in done.stdout and "not started" in done.stdout
     assert done.stdout.count("not there, and something stands in, for ade847:\n  generic reasons") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_the_list_ends_with_what_to_type() -> None:
+    done = run_module("tools.run_benchmarks", "base", "--list")
+    assert done.returncode == 2, done.stderr
+    assert ".venv-reason" in done.stdout and "llm/" in done.stdout
+    assert re.search(r"\nRuns now: mini.*\n  bash eval_reason_base\.sh mini\n", done.stdout)
+
+
+def test_training_mini_says_what_makes_its_clip() -> None:
+    """configs/mini/train.yaml begins with a file that another command writes."""
+    if (ROOT / "out" / "mini" / "clip.safetensors").is_file():
+        pytest.skip("the file is there")
+    words = ["train_net.py", "--config-file", "configs/mini/train.yaml"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "python -m tools.mini.train_clip' writes it" in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    train_clip = importlib.import_module("tools.mini.train_clip")
+    assert train_clip.parse_arguments([]).output == Path("out/mini/clip.safetensors")
 
 
 def test_command_line_refuses_an_unknown_benchmark() -> None:

@@ -9,9 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from maft.errors import UserError
+from reason.bars import Bar
 
 from .files import Tally
 
@@ -43,7 +42,7 @@ def tally_all(
     if workers is None:
         workers = cores() if len(tasks) >= _SMALL else 1
     total = Tally()
-    with tqdm(total=len(tasks), desc=description, unit="file", disable=None) as bar:
+    with Bar(total=len(tasks), desc=description, unit="file") as bar:
         if workers <= 1:
             for batch in _batches(tasks):
                 total.add(check(batch))

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from tqdm import tqdm
 
 from maft import load_segmentor
 from maft.data import dataset_names, register_all, register_modules
 from maft.errors import UserError, run_command
 from maft.files import user_path, write_text
 from maft.meta_arch.vocabularies import registered_vocabulary
+from reason.bars import Bar
 from reason.suggest import did_you_mean
 
 from ..commands import command, described
@@ -69,7 +69,7 @@ def diagnose(run: Path, truth: Truth, lists: Sequence[ImageList] | None = None) 
     most: dict[tuple[int, int], list[tuple[int, str]]] = {}
     names = ["as it is", "classes given", "masks right", *(["lists complete"] if lists else [])]
     parts: dict[str, list[Counts]] = {name: [] for name in names}
-    images = tqdm(truth.predictions(run), total=len(truth.records), unit="image")
+    images = Bar(truth.predictions(run), total=len(truth.records), desc="images", unit="image")
     for number, (record, predicted, label) in enumerate(images):
         plain = confusion(predicted, label, size, truth.ignore)
         total += plain
@@ -135,9 +135,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="base, large, panoptic, mini, ...: segment with each attribute of --image-reasons left out in turn",
     )
     parser.add_argument("--weights", type=user_path, metavar="FILE", help="of the model of --attributes")
-    parser.add_argument(
-        "--images", type=int, default=20, metavar="N", help="for --attributes (default: 20)"
-    )
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="for --attributes (default: 20)")
     parser.add_argument("--register", nargs="*", default=[], metavar="MODULE", help="modules that register data sets")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from maft import Seen, Segmentor
+from reason.bars import Bar
 from reason.triplets import ImageTriplet, Reason, dump_image
 from reason.vocabulary import Vocabulary
 
@@ -58,7 +58,7 @@ def effects(
     """
     pairs = list(zip(truth.records, lists, strict=True))
     with TemporaryDirectory() as folder:
-        for record, one in tqdm(pairs, unit="image", desc="attributes"):
+        for record, one in Bar(pairs, unit="image", desc="attributes"):
             if one.listed is None:
                 continue
             label = truth.labels(record)

@@ -11,12 +11,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from maft.errors import UserError
 from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.instances import InstanceEvaluator
 from maft.files import UNREADABLE, prediction_names, read_panoptic
+from reason.bars import Bar
 
 from .kinds import InstanceResults, LabelMaps, PanopticJson, Predictions
 
@@ -69,7 +69,7 @@ def _label_maps(
     metadata = MetadataCatalog.get(dataset)
     size = len(metadata.get("short_names", metadata.stuff_classes))
     found = {}
-    for record in tqdm(records, unit="image"):
+    for record in Bar(records, desc="images", unit="image"):
         image = record["file_name"]
         classes = _read_classes(files[image], size, first_class)
         found[image] = evaluator.process_one({"file_name": image}, {"classes": classes})
@@ -136,7 +136,7 @@ def _panoptic(predictions: PanopticJson, dataset: str, records: Records, output_
     }
     by_id = _by_image(predictions, records)
     found = {}
-    for record in tqdm(records, unit="image"):
+    for record in Bar(records, desc="images", unit="image"):
         entry = by_id[str(record.get("image_id", record["file_name"]))]
         path = predictions.folder / entry["file_name"]
         segment_ids = read_panoptic(path)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import open_clip
 from open_clip.pretrained import download_pretrained
-from tqdm import tqdm
 
 from maft.errors import UserError, one_line
 from maft.files import locked, replacing, user_errors
+from reason.bars import Bar
 
 from .catalogue import Checkpoint, Clip, by_hand
 
@@ -57,7 +57,7 @@ def download(entry: Checkpoint, incoming: Path) -> Path:
     except ImportError as error:
         raise UserError(f"{entry.name}: gdown is not installed; run bash install.sh, or {by_hand(entry)}") from error
     target = incoming / entry.file
-    with tqdm(desc=entry.file, unit="B", unit_scale=True, unit_divisor=1000) as bar:
+    with Bar(desc=entry.file, unit="B", unit_scale=True, unit_divisor=1000) as bar:
 
         def progress(done: int, total: int | None) -> None:
             if total and bar.total is None:

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from tqdm import tqdm
 
 from maft.data import datasets_root, load_dataset, register_custom
 from maft.data.records import Record
 from maft.errors import UserError
+from reason.bars import Bar
 from reason.jsonfile import JsonError, read_json
 from reason.triplets import dump_generic, dump_image
 from reason.vocabulary import dump_vocabulary
@@ -223,7 +223,7 @@ def _write_split(layout: Layout, count: int) -> None:
         folder.mkdir(parents=True)
     dump_vocabulary(vocabulary(split), layout.vocabulary)
     images, annotations = [], []
-    for number in tqdm(range(count), desc=f"mini world, {split}", unit="picture", disable=count < 200):
+    for number in Bar(range(count), desc=f"mini world, {split}", unit="picture", disable=count < 200):
         scene, name = render_scene(number, split), f"{split}_{number:04d}.png"
         for folder, pixels in (
             (layout.images, scene.image),

@@ -6,7 +6,7 @@
     python -m tools.mini.train --seed 0 --resume        go on where a run was interrupted
 
 The output folder gets clip.safetensors, segmentor/ (OUTPUT_DIR of train_net.py), mini.safetensors (all that evaluation
-needs, in half precision) and evaluation/ (results.json, report.html). About half an hour on two cores. SED's has no
+needs, in half precision) and evaluation/ (results.json, report.html). About 20 minutes of one core. SED's has no
 clip.safetensors and no report; sed-mini.safetensors leaves out what SED does not change of CLIP, its text tower.
 """
 

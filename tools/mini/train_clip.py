@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from maft.errors import UserError
 from maft.files import user_path, write_bytes
@@ -35,6 +33,7 @@ from maft.modeling.backbone import CLIPBackbone, build_clip, register_clip_confi
 from maft.modeling.classify import MAX_LOGIT_SCALE
 from maft.modeling.layers import mask_pool
 from maft.resources import config_folder
+from reason.bars import Bar
 
 from . import clip_rows
 from .clip_rows import Facts, Saying
@@ -293,7 +292,7 @@ def train_clip(recipe: Recipe) -> tuple[RegionClip, list[float]]:
 
 def _bar(count: int, title: str) -> Iterable[int]:
     """Numbers from 0 behind a progress bar, which writes little into a log file."""
-    return tqdm(range(count), desc=title, mininterval=0.2 if sys.stderr.isatty() else 30, disable=count < 50)
+    return Bar(range(count), desc=title, mininterval=0.2, disable=count < 50)
 
 
 def _batch(samples: Sequence[Regions], near: bool, recipe: Recipe, rng: np.random.Generator) -> list[Regions]:
@@ -330,13 +329,18 @@ def save_clip(model: RegionClip, path: Path) -> None:
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in model.clip.state_dict().items()}))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and save."""
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--iterations", type=int, default=Recipe.iterations)
     parser.add_argument("--output", type=user_path, default=Path("out/mini/clip.safetensors"))
-    options = parser.parse_args(arguments)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train and save."""
+    options = parse_arguments(words)
     recipe = Recipe(seed=options.seed, iterations=options.iterations)
     start = time.perf_counter()
     model, losses = train_clip(recipe)

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -25,10 +24,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from maft.errors import UserError, one_line
 from maft.files import locked
+from reason.bars import Bar
 from reason.files import ASIDE_SUFFIX, write_bytes
 
 from .archives import Member
@@ -157,9 +155,7 @@ def run_items(folder: Path, items: Sequence[Item], *, workers: int, description:
         )
     written, failures = 0, []
     there = len(items) - len(todo)
-    # In a log file every step of the bar is kept.
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    with _Bar(total=len(items), initial=there, desc=description, unit="file", mininterval=interval) as bar:
+    with Bar(total=len(items), initial=there, desc=description, unit="file") as bar:
         for done, size, failed in _results(folder, todo, workers, debug):
             written += size
             failures += failed
@@ -167,12 +163,6 @@ def run_items(folder: Path, items: Sequence[Item], *, workers: int, description:
     if failures:
         raise UserError(f"{len(failures)} of {len(items)} files could not be made: {'; '.join(failures[:3])}")
     return Summary(len(todo), len(items) - len(todo), written)
-
-
-class _Bar(tqdm):
-    """A progress bar without the thread that looks after slow ones: workers are forked while it is shown."""
-
-    monitor_interval = 0
 
 
 _Result = tuple[int, int, list[str]]
