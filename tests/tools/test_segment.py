@@ -15,11 +15,10 @@ import skimage.data
 from PIL import Image
 
 from maft import load_segmentor
-from maft.errors import UserError
 from maft.result import percent
 from tools.mini.scenes import render_scene
 from tools.segment.cli import main
-from tools.segment.inputs import find_images, mark_things, read_vocabulary
+from tools.segment.inputs import mark_things, read_vocabulary
 
 CLASSES = "cat, kitten; person; sofa; wall"
 
@@ -203,6 +202,17 @@ def test_images_without_reasons_of_their_own_get_generic_ones_or_names(
 
 
 @pytest.mark.usefixtures("in_repository")
+def test_generic_reasons_that_come_along(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [str(images / "cat.jpg"), "--vocabulary", "cat; sofa; zworf", "--generic", "generic"]
+    assert main([*words, "--output", str(tmp_path), "--model", "mini", "--device", "cpu"]) == 0
+    facts = load(tmp_path / "cat.json")
+    assert facts["prompts"] == "generic" and "zworf" in facts["note"] and "zworf" in caplog.text
+    assert "asked with generic reasons 1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_repository")
 def test_a_run_that_must_not_fall_back_stops_at_such_images(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -360,26 +370,6 @@ def test_keys_of_the_config_have_their_effect(scene: Path, tmp_path: Path) -> No
     assert list((tmp_path / "bank").rglob("*")), "text features are kept where the config says"
     for number, keys in enumerate((("INPUT.MIN_SIZE_TEST", "128"), ("INPUT.FORMAT", "BGR"))):
         assert 0.01 < (by_name != labels(f"changed {number}", *own, *keys)).mean() < 1
-
-
-@pytest.mark.usefixtures("in_repository")
-def test_results_in_the_folder_of_the_images_are_not_segmented_again(
-    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(images / "cat.jpg", tmp_path / "cat.jpg")
-    Image.fromarray(skimage.data.chelsea()).resize((60, 40)).save(tmp_path / "own.overlay.jpg")
-    words = ["--vocabulary", CLASSES, "--model", "mini", "--device", "cpu", "--output", str(tmp_path)]
-    for times in range(2):
-        caplog.clear()
-        assert main([str(tmp_path), *words]) == 0
-        assert "2 of 2 images" in capsys.readouterr().out
-        assert ("results of earlier runs: 4 (" in caplog.text) == (times == 1)
-    stems = ("cat", "own.overlay")
-    made = {f"{stem}{ending}" for stem in stems for ending in (".png", ".overlay.jpg", ".json")}
-    assert {path.name for path in tmp_path.iterdir()} == {"cat.jpg", "own.overlay.jpg", *made}
-    assert find_images([str(tmp_path / "*.jpg")]) == [str(tmp_path / "cat.jpg"), str(tmp_path / "own.overlay.jpg")]
-    with pytest.raises(UserError, match="nothing there but results of earlier runs"):
-        find_images([str(tmp_path / "cat.png")])
 
 
 @pytest.mark.usefixtures("in_repository")

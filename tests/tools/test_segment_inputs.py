@@ -13,7 +13,7 @@ from maft.config import build_config
 from maft.errors import UserError
 from maft.result import percent
 from reason.vocabulary import load_vocabulary
-from tools.segment.cli import SECTIONS, parse_arguments
+from tools.segment.cli import SECTIONS, main, parse_arguments
 from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
 
 CONFIG = "tests/assets/tiny.yaml"
@@ -47,6 +47,26 @@ def test_images_by_file_folder_and_pattern_each_once(
         assert find_images([str(word)]) == [str(odd)]
         assert "left out: 1 folder (--recursive looks into them)" in caplog.text
         assert set(find_images([str(word)], recursive=True)) == {str(odd), str(tmp_path / "below" / "deep" / "c.jpg")}
+
+
+@pytest.mark.usefixtures("in_repository")
+def test_results_in_the_folder_of_the_images_are_not_segmented_again(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(images / "cat.jpg", tmp_path / "cat.jpg")
+    Image.fromarray(skimage.data.chelsea()).resize((60, 40)).save(tmp_path / "own.overlay.jpg")
+    words = ["--vocabulary", "cat; wall", "--model", "mini", "--device", "cpu", "--output", str(tmp_path)]
+    for times in range(2):
+        caplog.clear()
+        assert main([str(tmp_path), *words]) == 0
+        assert "2 of 2 images" in capsys.readouterr().out
+        assert ("results of earlier runs: 4 (" in caplog.text) == (times == 1)
+    stems = ("cat", "own.overlay")
+    made = {f"{stem}{ending}" for stem in stems for ending in (".png", ".overlay.jpg", ".json")}
+    assert {path.name for path in tmp_path.iterdir()} == {"cat.jpg", "own.overlay.jpg", *made}
+    assert find_images([str(tmp_path / "*.jpg")]) == [str(tmp_path / "cat.jpg"), str(tmp_path / "own.overlay.jpg")]
+    with pytest.raises(UserError, match="nothing there but results of earlier runs"):
+        find_images([str(tmp_path / "cat.png")])
 
 
 def test_targets_are_distinct_and_never_an_image(tmp_path: Path) -> None:

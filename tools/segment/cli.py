@@ -75,7 +75,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     _add_model(parser.add_argument_group("model"))
     group = parser.add_argument_group("reasons")
     group.add_argument(
-        "--generic", type=user_path, metavar="FILE", help="generic reasons of the classes: OpenSeg-R instead of MAFT+"
+        "--generic",
+        type=user_path,
+        metavar="FILE",
+        help="generic reasons of the classes: OpenSeg-R instead of MAFT+; 'generic': those that come along",
     )
     group.add_argument(
         "--image-reasons",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import USER_ERRORS, UserError
-from maft.inputs import read_reasons
+from maft.inputs import GENERIC, read_reasons
 from reason.triplets import find_image_file, load_generic
 from reason.vocabulary import Vocabulary
 
@@ -33,7 +33,7 @@ class Places:
 
     Attributes:
         folders: of reasons of single images, in the order in which they are looked through; empty for none.
-        generic: a file of generic reasons, or None.
+        generic: a file of generic reasons, `Path("generic")` for those that come along, or None.
         strict: an image without reasons of its own is an error.
     """
 
@@ -63,7 +63,7 @@ class ReasonPlan:
         vocabulary: the classes.
 
     Attributes:
-        generic: the file that images without reasons of their own are asked with, or None for names alone.
+        generic: what images without reasons of their own are asked with: a file, "generic", or None for names alone.
         note: what is to be said of that file; "" for nothing.
 
     Raises:
@@ -73,10 +73,12 @@ class ReasonPlan:
 
     def __init__(self, places: Places, vocabulary: Vocabulary) -> None:
         self._places, self._vocabulary = places, vocabulary
-        if places.generic is not None:
-            load_generic(places.generic)
-        shared = read_reasons(places.generic, vocabulary, None)
-        self.generic, self.note = places.generic, shared.note
+        # The library takes the word for the reasons that come along, and a path for a file of that name.
+        self.generic: str | Path | None = GENERIC if places.generic == Path(GENERIC) else places.generic
+        if isinstance(self.generic, Path):
+            load_generic(self.generic)
+        shared = read_reasons(self.generic, vocabulary, None)
+        self.note = shared.note
         if places.generic is not None and shared.kind == "names":
             some = ", ".join(vocabulary.class_names[:8])
             raise UserError(f"--generic {places.generic}: has a reason for none of the classes ({some})")
