@@ -32,9 +32,18 @@ def build_backbone(clip: str) -> CLIPBackbone:
     Raises:
         ValueError: the name is not known, or its image tower is not a ConvNeXt.
     """
-    register_clip_configs(config_folder() / "clip")
-    name = known_architecture(clip)
+    name = clip_architecture(clip)
     return CLIPBackbone(build_clip(name), name)
+
+
+def clip_architecture(clip: str) -> str:
+    """open_clip's name of an architecture, after it was told of configs/clip/ or the file named.
+
+    Raises:
+        ValueError: a file is named that is not there.
+    """
+    register_clip_configs(config_folder() / "clip")
+    return known_architecture(clip)
 
 
 def maft_plus_parts(

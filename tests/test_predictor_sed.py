@@ -60,7 +60,8 @@ def _scores(segmentor: Segmentor, image: np.ndarray, classes: Any, reasons: Any)
     vocabulary = seen.segment(classes).vocabulary
     given = segmentor.read_reasons(reasons, vocabulary, None)
     with torch.inference_mode():
-        return segmentor.network.results(seen.view, segmentor.classifier(vocabulary, given), (48, 80))["sem_seg"]
+        results = segmentor.network.results(seen.view, segmentor.classifier(vocabulary, given), (48, 80))
+        return results["class_maps"].scores()
 
 
 def test_clip_looks_once_and_is_asked_often(

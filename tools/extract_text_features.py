@@ -2,9 +2,11 @@
 
     python -m tools.extract_text_features --config-file configs/semantic/eval_base_reason.yaml --datasets pc59 ade150
     python -m tools.extract_text_features --config-file ... --reasons FOLDER --vocabulary pc59 [KEY VALUE ...]
+    python -m tools.extract_text_features --config-file configs/sed/eval_base_reason.yaml --datasets pc59 --estimate
 
-Fills the feature bank (MODEL.REASON.BANK_DIR), which evaluations read. Started again it does what is left to do;
-several may run at once. `--format json` also writes OpenSeg-R's feature files below MODEL.REASON.FEATURE_DIR.
+Fills the feature bank (MODEL.REASON.BANK_DIR), which evaluations read; says before how long it will take and how much
+it will store. Started again it does what is left to do; several may run at once. `--format json` also writes
+OpenSeg-R's feature files below MODEL.REASON.FEATURE_DIR.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import multiprocessing
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -27,20 +30,25 @@ from maft.config import build_config
 from maft.data import datasets_root
 from maft.errors import UserError, run_command
 from maft.files import user_path
-from maft.meta_arch.parts import clip_architecture
+from maft.meta_arch import text_parts
+from maft.meta_arch.parts import TextParts
 from maft.text.bank import FeatureBank
-from maft.text.encoder import load_text_encoder
+from maft.text.encoder import load_text_encoder, text_prefix
 from maft.text.feature_files import feature_file_path, read_feature_file, write_feature_file
 from maft.text.prompts import Prompts, image_prompts
 from maft.text.rows import RowFold, fold_rows
-from maft.text.source import TextSource
+from maft.text.source import Fold, TextSource
 from maft.text.templates import template_set
+from maft.weights.checkpoint import load_weights
+from maft.weights.clip import find_clip_weights
+from maft.weights.seeding import SEEDED
 from reason.bars import Bar
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 
 from .benchmarks import generic_file, reason_keys
 from .commands import command, described
+from .extract_estimate import Survey
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +86,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     what.add_argument("--datasets", nargs="+", metavar="VOCABULARY", help="pc59, ade150, …; default MODEL.REASON_DATA")
     what.add_argument("--reasons", type=user_path, metavar="FOLDER", help="a folder of image-specific reason files")
     parser.add_argument("--vocabulary", help="with --reasons: its name, or a vocabulary file")
+    parser.add_argument("--estimate", action="store_true", help="say what there is to do, and stop")
     parser.add_argument("--format", choices=("bank", "json"), default="bank", help="json: write feature files, too")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
     parser.add_argument("--batch-size", type=int, default=256, help="sentences in one forward pass")
@@ -140,20 +149,38 @@ def _job(vocabulary: Vocabulary, generic: Path | None, folders: Sequence[Path], 
     return Job(vocabulary, generic, tuple(files[name] for name in sorted(files)))
 
 
-def fill_bank(job: Job, cfg: CfgNode, bank: FeatureBank) -> tuple[int, int]:
-    """Encode all sentences of a job that the bank lacks; returns how many, and how many CLIP reads in part."""
-    encoded = 0
-    folders = list(dict.fromkeys(path.parent for path in job.files))
-    fold = RowFold(templates=cfg.MODEL.REASON.TEMPLATES, num_des=cfg.MODEL.NUM_DES)
-    source = TextSource(fold, bank, generic_file=job.generic, image_folders=folders)
-    synonyms = job.vocabulary.synonyms
-    if job.generic is not None:
-        encoded += source.warm_up(job.vocabulary.name, synonyms)
-    for folder in folders:
-        # A reason file is found by its own name as well as by its image's.
-        names = [path.name for path in job.files if path.parent == folder]
-        encoded += source.warm_up(job.vocabulary.name, synonyms, names)
-    return encoded, source.cut
+class Filling:
+    """The sentences of a job, which a bank is to have.
+
+    Args:
+        job: the reasons.
+        text: how the network makes sentences of them.
+        bank: what is to have their features.
+    """
+
+    def __init__(self, job: Job, text: TextParts, bank: FeatureBank) -> None:
+        self.job = job
+        self._folders = list(dict.fromkeys(path.parent for path in job.files))
+        self._source = TextSource(text.fold, bank, generic_file=job.generic, image_folders=self._folders)
+        self._names = text.names(job.vocabulary)
+
+    def needs(self) -> Iterator[tuple[str, ...]]:
+        """The sentences, those of an image together."""
+        for files in self._parts():
+            yield from self._source.needs(self._names, files)
+
+    def fill(self) -> tuple[int, int]:
+        """Encode all sentences that the bank lacks; returns how many, and how many CLIP reads in part."""
+        title = self.job.vocabulary.name
+        encoded = sum(self._source.warm_up(title, self._names, files) for files in self._parts())
+        return encoded, self._source.cut
+
+    def _parts(self) -> Iterator[list[str]]:
+        if self.job.generic is not None:
+            yield []
+        for folder in self._folders:
+            # A reason file is found by its own name as well as by its image's.
+            yield [path.name for path in self.job.files if path.parent == folder]
 
 
 class FeatureWriter:
@@ -189,13 +216,15 @@ class FeatureWriter:
             self._waiting.popleft().result()
 
 
-def write_json(job: Job, cfg: CfgNode, bank: FeatureBank, workers: int) -> Counter[str]:
+def write_json(job: Job, cfg: CfgNode, fold: Fold[Any, Any], bank: FeatureBank, workers: int) -> Counter[str]:
     """Write the feature file of every reason file of a job; counts what became of them.
 
     Existing files that fit stay as they are; others are written anew.
     """
     counts: Counter[str] = Counter()
     templates = template_set(cfg.MODEL.REASON.TEMPLATES)
+    if not isinstance(fold, RowFold):
+        raise UserError("--format json: feature files hold rows of MAFT+; SED reads the bank alone")
     if cfg.MODEL.REASON.MODE != "reference":
         raise UserError("--format json: feature files hold rows of MODEL.REASON.MODE 'reference'; set it so")
     if not cfg.MODEL.REASON.FEATURE_DIR:
@@ -237,6 +266,20 @@ def _value(cfg: CfgNode, key: str) -> str:
     return str(cfg)
 
 
+def tower_file(weights: str, text: TextParts) -> str | Path:
+    """The file that holds the text tower: the checkpoint, or CLIP's own weights where it leaves the tower out.
+
+    Raises:
+        UserError: neither can be had.
+    """
+    if weights in ("", SEEDED) or text_prefix(load_weights(weights)) is not None:
+        return weights
+    try:
+        return find_clip_weights(text.architecture, text.clip_weights)
+    except UserError as error:
+        raise UserError(f"MODEL.WEIGHTS {weights}: lacks CLIP's text tower, and {error}") from error
+
+
 def choose_device(asked: str | None) -> torch.device:
     """The device of the text tower.
 
@@ -264,17 +307,34 @@ def extract(arguments: argparse.Namespace) -> int:
     jobs = find_jobs(arguments, cfg)
     for job in jobs:
         print(job.vocabulary.summary, flush=True)
+    text = text_parts(cfg)
     encoder = load_text_encoder(
-        clip_architecture(cfg), cfg.MODEL.WEIGHTS, device=device, batch_size=arguments.batch_size
+        text.architecture,
+        tower_file(cfg.MODEL.WEIGHTS, text),
+        device=device,
+        batch_size=arguments.batch_size,
+        prefix=text.prefix,
     )
     options = {"storage_dtype": cfg.MODEL.REASON.BANK_DTYPE}
-    with FeatureBank(encoder, cfg.MODEL.REASON.TEMPLATES, cfg.MODEL.REASON.BANK_DIR or None, **options) as bank:
-        for job in jobs:
-            encoded, cut = fill_bank(job, cfg, bank)
+    with FeatureBank(encoder, text.fold.templates, cfg.MODEL.REASON.BANK_DIR or None, **options) as bank:
+        fillings = [Filling(job, text, bank) for job in jobs]
+        survey = Survey(bank)
+        for filling in fillings:
+            different, missing = survey.add(filling.needs())
+            name, images = filling.job.vocabulary.name, len(filling.job.files)
+            print(f"{name}: {images} images ask for {different:,} different sentences, {missing:,} new", flush=True)
+        print(f"{survey.estimate()}; on {device}, bank {bank.folder}", flush=True)
+        if arguments.estimate:
+            return 0
+        encoded_before = survey.encoded
+        for filling in fillings:
+            job = filling.job
+            encoded, cut = filling.fill()
+            encoded, encoded_before = encoded + encoded_before, 0
             ends = f", {cut} sentences cut after {encoder.tokens.most} CLIP tokens" if cut else ""
             print(f"{job.vocabulary.name}: {len(job.files)} images, {encoded} new sentences{ends}, bank {bank.folder}")
             if arguments.format == "json":
-                counts = write_json(job, cfg, bank, arguments.num_workers)
+                counts = write_json(job, cfg, text.fold, bank, arguments.num_workers)
                 summary = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
                 print(f"{job.vocabulary.name}: feature files: {summary or 'none'}")
     return 0

@@ -20,7 +20,14 @@ from torch import Tensor
 from maft import inference
 from maft.build import maft_plus_parts
 from maft.errors import UserError
-from maft.meta_arch.parts import as_output, bad_architecture, network_arguments, reason_settings
+from maft.meta_arch.parts import (
+    TextParts,
+    as_output,
+    bad_architecture,
+    clip_architecture,
+    network_arguments,
+    reason_settings,
+)
 from maft.meta_arch.vocabularies import check_training_vocabulary, common_vocabulary, registered_vocabulary
 from maft.modeling.losses import Targets
 from maft.modeling.maft_plus import MAFTPlus
@@ -64,6 +71,14 @@ class MAFT_Plus(MAFTPlus):
             raise bad_architecture(error) from error
         check_widths(cfg, network["backbone"].embed_dim)
         return {**network, "settings": reason_settings(cfg, reasons=cls.uses_reasons)}
+
+    @classmethod
+    def text_parts(cls, cfg: CfgNode) -> TextParts:
+        """What makes this network's text input, from config keys, the network not built."""
+        model = cfg.MODEL
+        fold = RowFold(templates=model.REASON.TEMPLATES, mode=model.REASON.MODE, num_des=model.NUM_DES)
+        clip = model.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
+        return TextParts(clip_architecture(cfg), cls.clip_prefixes[0], clip, fold, fold.names)
 
     @property
     def text(self) -> TextSource[Prompts, Classifier]:
@@ -226,6 +241,26 @@ def build_network(cfg: CfgNode, *, training: bool = False) -> MAFT_Plus:
             check_training_vocabulary(cfg)
         model = architecture(cfg, learning=training)
     except KeyError as error:
-        known = "MAFT_Plus, MAFT_Plus_Reason, SED, SED_Reason"
-        raise UserError(f"{error.args[0]}; this project registers {known}") from error
+        raise _not_registered(error) from error
     return model.to(torch.device(cfg.MODEL.DEVICE)).eval()
+
+
+def text_parts(cfg: CfgNode) -> TextParts:
+    """What makes the text input of the network that MODEL.META_ARCHITECTURE names, the network not built.
+
+    Raises:
+        UserError: no such architecture, or a text key with a value that there is not.
+    """
+    parts: TextParts = _registered(cfg).text_parts(cfg)
+    return parts
+
+
+def _registered(cfg: CfgNode) -> Any:
+    try:
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    except KeyError as error:
+        raise _not_registered(error) from error
+
+
+def _not_registered(error: KeyError) -> UserError:
+    return UserError(f"{error.args[0]}; this project registers MAFT_Plus, MAFT_Plus_Reason, SED, SED_Reason")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,14 +11,15 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 
+from maft import build
 from maft.data import datasets_root
 from maft.errors import UserError
-from maft.modeling.backbone import known_architecture, register_clip_configs
 from maft.modeling.losses import LossOptions
 from maft.modeling.results import ResultOptions, Results
-from maft.resources import config_folder
 from maft.text.settings import ReasonSettings
+from maft.text.source import Fold, Synonyms
 from reason.triplets import describe_image_reason_folders, image_reason_folders
+from reason.vocabulary import Vocabulary
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by the names of MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
@@ -50,11 +52,28 @@ def clip_architecture(cfg: CfgNode) -> str:
     Raises:
         UserError: a file is named that is not there.
     """
-    register_clip_configs(config_folder() / "clip")
     try:
-        return known_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
+        return build.clip_architecture(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME)
     except ValueError as error:
         raise bad_architecture(error) from error
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """What makes the text input of a config's network, without the network.
+
+    architecture: open_clip's name of its CLIP.
+    prefix: how the entries of CLIP begin in its state dict.
+    clip_weights: where CLIP comes from if a checkpoint leaves it out.
+    fold: makes the sentences.
+    names: by which names a vocabulary's classes are asked for.
+    """
+
+    architecture: str
+    prefix: str
+    clip_weights: str
+    fold: Fold[Any, Any]
+    names: Callable[[Vocabulary], Synonyms]
 
 
 def bad_architecture(error: ValueError) -> UserError:

@@ -15,19 +15,20 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 
-from maft.build import MODELS, build_backbone, sed_parts
+from maft.build import MODELS, build_backbone, clip_architecture, sed_parts
 from maft.errors import UserError
 from maft.meta_arch.maft_plus import mask_tensor
-from maft.meta_arch.parts import Arguments, as_output, reason_settings
+from maft.meta_arch.parts import Arguments, TextParts, as_output, reason_settings
 from maft.meta_arch.vocabularies import common_vocabulary, registered_vocabulary
 from maft.modeling.sed import SED as Network
 from maft.modeling.sed.results import COMBINE, COMBINE_SPACE
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
-from maft.text.plane_fold import Names, Planes
+from maft.text.plane_fold import Names, PlaneFold, Planes
 from maft.text.planes import PlanePrompts
 from maft.text.settings import ReasonSettings
 from maft.text.source import TextSource
+from reason.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,27 @@ class SED(Network):
             "class_files": {"TRAIN": head.TRAIN_CLASS_JSON, "TEST": head.TEST_CLASS_JSON},
             "ignored_are_negatives": own.IGNORED_AS_NEGATIVES,
         }
+
+    @classmethod
+    def text_parts(cls, cfg: CfgNode) -> TextParts:
+        """What makes this network's text input, from config keys, the network not built."""
+        head = cfg.MODEL.SEM_SEG_HEAD
+        fold = PlaneFold(design=cfg.SED.ATTRIBUTES, num_des=cfg.MODEL.NUM_DES, mode=cfg.MODEL.REASON.MODE)
+
+        def names(vocabulary: Vocabulary) -> Names:
+            own = read_class_file(head.TEST_CLASS_JSON, "TEST", vocabulary.name, len(vocabulary))
+            if own is None:
+                return fold.names(vocabulary)
+            fold.know_other_names(own, vocabulary.synonyms)
+            return own
+
+        published = published_clip(head.CLIP_PRETRAINED)
+        try:
+            architecture = clip_architecture(published["clip"])
+        except ValueError as error:
+            raise bad_clip(error) from error
+        clip_weights = cfg.SED.CLIP_WEIGHTS or published.get("clip_weights", "")
+        return TextParts(architecture, cls.clip_prefixes[0], clip_weights, fold, names)
 
     @property
     def text(self) -> TextSource[PlanePrompts, Planes]:
@@ -249,11 +271,11 @@ def network_parts(cfg: CfgNode, **changes: Any) -> Arguments:
     head = cfg.MODEL.SEM_SEG_HEAD
     decoder = SEM_SEG_HEADS_REGISTRY.get(head.NAME)(cfg)
     name = head.CLIP_PRETRAINED
-    published = MODELS[CLIPS[name]] if name in CLIPS else {"clip": name}
+    published = published_clip(name)
     try:
         backbone = build_backbone(published["clip"])
     except ValueError as error:
-        raise UserError(f"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED: {error}; take one of {', '.join(CLIPS)}") from error
+        raise bad_clip(error) from error
     given = [backbone.channels[name] for name in ("res4", "res3", "res2")]
     if list(head.DECODER_GUIDANCE_DIMS) != given:
         raise UserError(
@@ -265,6 +287,16 @@ def network_parts(cfg: CfgNode, **changes: Any) -> Arguments:
     except ValueError as error:
         raise UserError(f"MODEL.SEM_SEG_HEAD: {error}") from error
     return {**parts, "clip_weights": cfg.SED.CLIP_WEIGHTS or parts.get("clip_weights", "")}
+
+
+def published_clip(name: str) -> Mapping[str, Any]:
+    """What `maft.build.MODELS` says of the CLIP of MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED; of one's own just its name."""
+    return MODELS[CLIPS[name]] if name in CLIPS else {"clip": name}
+
+
+def bad_clip(error: ValueError) -> UserError:
+    """The error of a CLIP that cannot be built."""
+    return UserError(f"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED: {error}; take one of {', '.join(CLIPS)}")
 
 
 def read_class_file(path: str, purpose: str, dataset: str, classes: int) -> Names | None:

@@ -145,17 +145,26 @@ class FeatureBank:
         """
         distinct = list(dict.fromkeys(sentences))
         keys = sentence_keys(distinct)
-        self._open()
-        known = np.array([key.tobytes() in self._recent for key in keys], dtype=bool)
-        if self._shards is not None:
-            self._shards.refresh()
-            known |= self._shards.contains(keys)
-        missing = np.flatnonzero(~known)
+        missing = self._missing(keys)
         report = on_progress or _silent
-        report(int(known.sum()))
+        report(len(distinct) - len(missing))
         for part, _ in self._encode(distinct, keys, missing):
             report(len(part))
         return len(missing)
+
+    def lacks(self, sentences: Iterable[str]) -> list[str]:
+        """Those of `sentences` that have no row yet, each once, in their order.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        distinct = list(dict.fromkeys(sentences))
+        return [distinct[place] for place in self._missing(sentence_keys(distinct))]
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes on the disk, key and check included."""
+        return self._encoder.dim * self._dtype.itemsize + 24
 
     def flush(self) -> None:
         """Write the rows that are only in memory so far; without a folder nothing happens.
@@ -214,6 +223,15 @@ class FeatureBank:
             self._shards = ShardFolder(folder, self._encoder.dim, self._dtype, identity)
             logger.info("text features of %s: %d rows stored", folder, len(self._shards))
         self._fingerprint = fingerprint
+
+    def _missing(self, keys: np.ndarray) -> np.ndarray:
+        """Which of the (N, 2) keys have no row in memory or on the disk."""
+        self._open()
+        known = np.array([key.tobytes() in self._recent for key in keys], dtype=bool)
+        if self._shards is not None:
+            self._shards.refresh()
+            known |= self._shards.contains(keys)
+        return np.flatnonzero(~known)
 
     def _look_up(self, keys: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Rows of (N, 2) keys from memory and from the shards seen so far, and which were found."""

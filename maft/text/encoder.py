@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 TEXT_PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 """The modules and parameters of an open_clip CLIP that make up its text tower."""
 
-CHECKPOINT_PREFIXES = ("backbone.clip_model.", "clip_model.", "text.", "")
-"""What may stand before the text tower's names: MAFT+ checkpoint, its backbone, open_clip's CustomTextCLIP, CLIP."""
+CHECKPOINT_PREFIXES = ("backbone.clip_model.", "sem_seg_head.predictor.clip_model.", "clip_model.", "text.", "")
+"""What may stand before the text tower's names: MAFT+ checkpoint, SED's, a backbone's, open_clip's CustomTextCLIP,
+CLIP."""
 
 _PROBES = ["a photo of a Café, it's 3 o'clock &amp; raining!", "  ÜBER   straße 東京  ", "1234 x_y-z (don't)", ""]
 _LISTED = 4
@@ -160,14 +161,16 @@ def load_text_encoder(
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 256,
+    prefix: str = CHECKPOINT_PREFIXES[0],
 ) -> CLIPTextEncoder:
     """Build a text tower without the rest of the network.
 
     Args:
         clip_model_name: an architecture known to open_clip, such as "convnext_base_w_320".
-        weights: a MAFT+ checkpoint, an open_clip checkpoint (.pth, .pt, .safetensors), or "seeded".
+        weights: a checkpoint of MAFT+ or SED, an open_clip checkpoint (.pth, .pt, .safetensors), or "seeded".
         device: where it runs.
         batch_size: sentences in one forward pass.
+        prefix: how CLIP's entries begin in the network whose seeded weights are meant.
 
     Raises:
         UserError: unknown architecture; unreadable checkpoint, or one of another architecture.
@@ -177,7 +180,7 @@ def load_text_encoder(
         raise UserError("MODEL.WEIGHTS: empty; name a checkpoint, or 'seeded' for meaningless stand-in weights")
     if str(weights) == SEEDED:
         logger.warning("MODEL.WEIGHTS is 'seeded': random stand-in weights, the text features MEAN NOTHING")
-        state = _seeded_text_state(tower)
+        state = _seeded_text_state(tower, prefix)
     else:
         state = _text_state(tower, load_weights(weights), str(weights), clip_model_name)
     tower.load_state_dict(state)
@@ -209,12 +212,19 @@ def build_text_tower(clip_model_name: str) -> TextTransformer:
     return TextTransformer(**text, output_dim=config["embed_dim"], act_layer=activation)
 
 
+def text_prefix(state: Mapping[str, object]) -> str | None:
+    """How the names of the text tower's entries begin in a state dict; None where it has no text tower."""
+    return next((prefix for prefix in CHECKPOINT_PREFIXES if f"{prefix}token_embedding.weight" in state), None)
+
+
 def _text_state(tower: nn.Module, state: Mapping[str, Tensor], source: str, name: str) -> dict[str, Tensor]:
     """The tower's entries out of a checkpoint of the whole network."""
     own = tower.state_dict()
-    prefix = next((prefix for prefix in CHECKPOINT_PREFIXES if f"{prefix}token_embedding.weight" in state), None)
+    prefix = text_prefix(state)
     if prefix is None:
-        raise UserError(f"{source}: holds no CLIP text tower (no …token_embedding.weight); name a MAFT+ checkpoint")
+        raise UserError(
+            f"{source}: holds no CLIP text tower (no …token_embedding.weight); name a checkpoint of MAFT+ or SED"
+        )
     found = {entry: state[prefix + entry] for entry in own if prefix + entry in state}
     problems = [f"{entry} is missing" for entry in own if entry not in found]
     problems += [
@@ -237,9 +247,8 @@ def _text_state(tower: nn.Module, state: Mapping[str, Tensor], source: str, name
     return found
 
 
-def _seeded_text_state(tower: nn.Module) -> dict[str, Tensor]:
-    """Stand-in weights as a whole seeded MAFT+ model has them: the draws depend on the full names."""
-    prefix = CHECKPOINT_PREFIXES[0]
+def _seeded_text_state(tower: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Stand-in weights as a whole seeded network has them: the draws depend on the full names."""
     return {
         name: torch.from_numpy(seeded_entry(prefix + name, tuple(value.shape)))
         for name, value in tower.state_dict().items()

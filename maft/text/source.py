@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Generic, Protocol, TypeVar
 
@@ -198,6 +198,23 @@ class TextSource(Generic[P, C]):
         mode. Counts of zero are left out.
         """
         return self.notes.usage()
+
+    def needs(
+        self, synonyms: Sequence[Sequence[str]], image_files: Iterable[str] = ()
+    ) -> Iterator[tuple[str, ...]]:
+        """What `warm_up` would see to: the sentences of every image, and what images share, once, where one needs it.
+
+        Arguments and errors as of `warm_up`; sentences may repeat.
+        """
+        names = _freeze(synonyms)
+        images = list(image_files) if self._reasons else []
+        shared_needed = not images
+        for image_file in images:
+            sentences = self._sentences_of(names, image_file)
+            shared_needed |= sentences is None
+            yield sentences or ()
+        if shared_needed:
+            yield self._shared_prompts(names).sentences
 
     def warm_up(
         self, title: str, synonyms: Sequence[Sequence[str]], image_files: Iterable[str] = (), *, progress: bool = True

@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from maft.config import build_config
+from maft.meta_arch import build_network, text_parts
+from maft.text.encoder import load_text_encoder
+from maft.weights.loading import load_for_evaluation
+from reason.vocabulary import load_vocabulary
+from tools.extract_estimate import in_words
 from tools.extract_text_features import main, parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -92,6 +98,50 @@ def stored(place: Path) -> int:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+@pytest.mark.slow
+def test_a_bank_for_sed_with_an_estimate_before(place: Path, start) -> None:
+    sed = ["--config-file", "configs/sed/eval_base_reason.yaml"]
+    clip = ["MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", "tiny_extract_test"]
+    arguments = [*sed, *folder_arguments(place), "--device", "cpu", *options(place), *clip]
+    status, out, err = finish(start("--estimate", *arguments))
+    assert status == 0, err
+    sentences = (4 * 3 + 1 + 4) * 80
+    assert f"4 images ask for {sentences:,} different sentences, {sentences:,} new" in out
+    row = 24 * 4 + 24
+    assert f"{sentences:,} sentences to encode: about" in out and f"{sentences * row / 1e6:,.0f} MB" in out
+    assert 0 < stored(place) < sentences  # the trial's rows are kept
+    status, out, err = finish(start(*arguments))
+    assert status == 0, err
+    assert f"{sentences:,} different sentences, {sentences - 64 - 1024:,} new" in out and stored(place) == sentences
+    status, out, err = finish(start("--format", "json", *arguments))
+    assert status == 2 and "--format json: feature files hold rows of MAFT+" in err and "nothing to encode" in out
+
+
+def test_the_bank_is_the_one_that_seds_evaluation_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tower the tool loads by itself is, weights and all, that of the whole network."""
+    monkeypatch.chdir(REPOSITORY)
+    cfg = build_config("tests/assets/tiny_sed.yaml", ["MODEL.DEVICE", "cpu"])
+    text = text_parts(cfg)
+    alone = load_text_encoder(text.architecture, "seeded", prefix=text.prefix)
+    network = build_network(cfg)
+    load_for_evaluation(network, "seeded")
+    assert network.text.bank.encoder.fingerprint == alone.fingerprint
+    assert text.fold.templates == network.text_fold(attributes=3, mode="reference", design=None).templates
+    vocabulary = load_vocabulary("ade150")
+    assert text.names(vocabulary) == vocabulary.sed_names
+
+
+def test_times_in_words() -> None:
+    assert [in_words(seconds) for seconds in (0.2, 59, 60, 3599, 7230, 90_000)] == [
+        "1 s",
+        "59 s",
+        "1 min",
+        "59 min 59 s",
+        "2 h",
+        "1 d 1 h",
+    ]
 
 
 @pytest.mark.slow
