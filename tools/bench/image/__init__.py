@@ -1,0 +1,1 @@
+"""Where an image's time goes."""
