@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,14 @@ def fingerprint(cfg: CfgNode, weights: str) -> dict[str, str]:
         "config": hash_config(cfg),
         "weights": weights,
         "triplets": hash_text(" ".join(hashes)),
-        "code": hash_sources(),
+        "code": _own_sources(),
     }
+
+
+@cache
+def _own_sources() -> str:
+    """The hash of what this process runs: the code it has imported stays, whatever happens to the files."""
+    return hash_sources()
 
 
 def _hash_if_there(path: str | Path) -> str:

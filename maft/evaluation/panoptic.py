@@ -27,6 +27,8 @@ VOID = 0
 """The segment id of pixels that belong to no segment, in ground truth and prediction."""
 
 MATCH_THRESHOLD = 0.5
+_COUNTED = 2**16
+"""Segment ids below this are looked up in a table."""
 
 
 class GroundTruthError(ValueError):
@@ -163,12 +165,23 @@ class Overlap:
 
 def _places(segment_map: NDArray[Any], ids: NDArray[np.int64], error: type[ValueError]) -> NDArray[np.int64]:
     """(H * W,) the place of every pixel's segment in `ids`, from 1; 0 for void."""
-    found, inverse = np.unique(segment_map, return_inverse=True)
+    found, inverse = _unique(segment_map.ravel())
     place_of = {VOID: 0, **{int(segment): place for place, segment in enumerate(ids, start=1)}}
     unknown = [int(segment) for segment in found if int(segment) not in place_of]
     if unknown:
         raise error(f"has pixels of segment {unknown[0]}, which is not in the list of segments")
-    return np.array([place_of[int(segment)] for segment in found], dtype=np.int64)[inverse.ravel()]
+    return np.array([place_of[int(segment)] for segment in found], dtype=np.int64)[inverse]
+
+
+def _unique(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The distinct values, ascending, and the place of each value among them; small ones without sorting."""
+    if not values.size or values.min() < 0 or values.max() >= _COUNTED:
+        found, inverse = np.unique(values, return_inverse=True)
+        return found, inverse.ravel()
+    found = np.flatnonzero(np.bincount(values))
+    table = np.zeros(_COUNTED, dtype=np.int64)
+    table[found] = np.arange(len(found))
+    return found, table[values]
 
 
 def _crowds(true: _Segments, *, all_of_them: bool) -> NDArray[np.bool_]:

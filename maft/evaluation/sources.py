@@ -27,9 +27,10 @@ def hash_sources(roots: Iterable[str] = ROOTS, packages: Iterable[str] = PACKAGE
         packages: top-level packages whose files count.
     """
     hashes = []
+    names = reachable(roots, packages)
     for package, folder in sorted(_folders(packages).items()):
         modules = modules_of(folder)
-        used = [modules[name] for name in reachable(roots, packages) if name in modules]
+        used = [modules[name] for name in names if name in modules]
         compiled = [path for path in folder.rglob("*") if path.suffix in COMPILED_SUFFIXES and path.is_file()]
         hashes.append(f"{package}\0{hash_files([*used, *compiled], folder)}")
     return hash_text("\n".join(hashes))

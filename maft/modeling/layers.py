@@ -76,7 +76,7 @@ class NormedConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         x = self.norm(super().forward(input))
-        return F.relu(x) if self.relu else x
+        return F.relu(x, inplace=True) if self.relu else x
 
 
 def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:

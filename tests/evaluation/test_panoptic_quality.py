@@ -156,3 +156,16 @@ def test_png_round_trip_and_what_is_no_panoptic_png(tmp_path):
         read_panoptic(tmp_path / "torn.png")
     with pytest.raises(UserError, match=r"none\.png"):
         read_panoptic(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("largest", [7, 2**16 - 1, 2**16, 2**24])
+def test_small_and_large_segment_ids_count_alike(largest: int) -> None:
+    generator = np.random.default_rng(largest)
+    ids = np.array([0, 3, 5, largest])
+    places = generator.integers(0, 4, (9, 11))
+    infos = [{"id": int(i), "category_id": 1} for i in ids[1:]]
+    other = np.array([0, 1, 2, 6])
+    same = match_segments(ids[places], infos, ids[places], infos)
+    assert same[1].matched == 3 and same[1].iou == 3.0
+    small = [{"id": int(i), "category_id": 1} for i in other[1:]]
+    assert match_segments(other[places], small, ids[places], infos) == same

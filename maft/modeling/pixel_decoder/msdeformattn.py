@@ -31,7 +31,7 @@ class EncoderLayer(nn.Module):
         """(B, S, width) cells of all levels in a row -> the same shape."""
         attended = self.self_attn(x + positions, reference, x, shapes)
         x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 

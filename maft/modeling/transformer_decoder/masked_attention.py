@@ -77,7 +77,7 @@ class FeedForward(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         """(B, Q, width) -> (B, Q, width)."""
-        return self.norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        return self.norm(queries + self.linear2(F.relu(self.linear1(queries), inplace=True)))
 
 
 def _xavier(module: nn.Module) -> None:
