@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import markupsafe
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -38,9 +42,17 @@ def render(template: str, *, folder: Path | None = None, script: str = "", **val
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    pages.filters["breakable"] = breakable
     source = loader.get_source(pages, script)[0] if script else ""
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() if script else ""
     return pages.get_template(template).render(script_source=source, script_digest=digest, **values)
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """A path or a name as HTML, escaped, that a narrow screen breaks behind "/" and "_" and not inside a word."""
+    import markupsafe
+
+    return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[/_])(?=\w)", text))
 
 
 def data_uri(data: bytes, mime: str) -> str:

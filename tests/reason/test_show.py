@@ -19,7 +19,7 @@ from reason.errors import run_command
 from reason.show import add_arguments, run
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </style><img src=x onerror=alert(1)>"
-VOID = {"meta", "img", "input"}
+VOID = {"meta", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -30,12 +30,14 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.within_word = False
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.within_word = tag == "wbr"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -43,7 +45,11 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if self.within_word:
+            self.texts[-1] += data
+        else:
+            self.texts.append(data)
+        self.within_word = False
 
     @property
     def text(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from reason.pages import render
+from reason.pages import breakable, render
 
 from .table import Cell, Report, Table
 from .words import ORIGIN_HEADER, cell_words, origin_words
@@ -39,9 +39,9 @@ def _figures(table: Table) -> str:
         rows = list(group)
         lines = []
         for place, row in enumerate(rows):
-            name = f'<th scope="rowgroup" rowspan="{len(rows)}">{escape(method)}</th>' if place == 0 else ""
+            name = f'<th scope="rowgroup" rowspan="{len(rows)}">{breakable(method)}</th>' if place == 0 else ""
             kind = "published" if row.kind == "published" else "own"
-            cells = "".join(map(_cell, row.cells))
+            cells = "".join(_cell(cell, column.title) for cell, column in zip(row.cells, table.columns, strict=True))
             lines.append(f'<tr class="{kind}">{name}<td class="kind">{escape(row.kind)}</td>{cells}</tr>')
         bodies.append("<tbody>\n" + "\n".join(lines) + "\n</tbody>")
     return (
@@ -51,7 +51,7 @@ def _figures(table: Table) -> str:
     )
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, name: str) -> str:
     words = cell_words(cell)
     parts = [f"<b>{escape(words.figure)}</b>" if cell.state == "measured" else escape(words.figure)]
     if cell.difference is not None:
@@ -59,7 +59,8 @@ def _cell(cell: Cell) -> str:
         parts.append(f'<span class="{trend}">{escape(words.difference)}</span>')
     if words.source:
         parts.append(f'<a href="#origin-{escape(words.source)}">{escape(words.source)}</a>')
-    return f'<td class="number {cell.state}">{" ".join(parts)}</td>'
+    # On a phone a row is a list of names and figures.
+    return f'<td class="number {cell.state}" data-name="{escape(name)}"><div>{" ".join(parts)}</div></td>'
 
 
 def _origins(report: Report) -> str:
@@ -69,14 +70,16 @@ def _origins(report: Report) -> str:
     rows = []
     for origin in report.origins:
         texts = zip(origin_words(origin, short=True), origin_words(origin, short=False), strict=True)
-        rows.append(f'<tr id="origin-{origin.number}">{_join(_text_cell(*pair) for pair in texts)}</tr>')
+        rows.append(
+            f'<tr id="origin-{origin.number}">{_join(map(_text_cell, ORIGIN_HEADER, *zip(*texts, strict=True)))}</tr>'
+        )
     grid = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{_join(rows)}\n</tbody>"
     return f'<h2>Where the figures come from</h2>\n<div class="scroll"><table class="origins">{grid}</table></div>'
 
 
-def _text_cell(short: str, whole: str) -> str:
+def _text_cell(name: str, short: str, whole: str) -> str:
     title = "" if short == whole else f' title="{escape(whole)}"'
-    return f"<td{title}>{escape(short)}</td>"
+    return f'<td{title} data-name="{escape(name)}"><div>{breakable(short)}</div></td>'
 
 
 def _join(parts: Iterable[str]) -> str:
