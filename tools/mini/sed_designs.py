@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
+from maft.data import load_dataset, register_custom
 from maft.errors import UserError
 from maft.text.planes import DESIGNS
 
-from . import dataset
 from .dataset import Layout, prepare
 from .methods import Method, sed_methods
-from .results import COLUMNS, DATASET, read_evaluation, scores_of, write_json
+from .results import COLUMNS, read_evaluation, scores_of, write_json
 from .run import evaluate_methods
-from .world import GROUPS
+from .scenes import IGNORE_LABEL
+from .world import GROUPS, vocabulary
 
 OVERALL = "all"
 """Column of the mIoU over all classes."""
@@ -49,8 +50,8 @@ def compare_designs(weights: Sequence[Path], output: Path, *, images: int, resum
         UserError: a file is missing or of another model, two files have one name, or there are not so many images.
     """
     layout = prepare(splits=("val",))["val"]
-    dataset.register()
-    methods = [replace(method, dataset=_first(images)) for method in design_methods(layout)]
+    name_of_images = _first(layout, images)
+    methods = [replace(method, dataset=name_of_images) for method in design_methods(layout)]
     given: Mapping[str, Mapping[str, str]] = {_folder(path): {"MODEL.WEIGHTS": str(path)} for path in weights}
     if len(given) < len(weights):
         raise UserError("sed-designs: two weight files have one name and folder; the results would mix")
@@ -67,18 +68,15 @@ def compare_designs(weights: Sequence[Path], output: Path, *, images: int, resum
     write_json(output / "designs.json", scores)
 
 
-def _first(images: int) -> str:
+def _first(layout: Layout, images: int) -> str:
     """The registered name of a data set of so many validation images."""
-    there = len(DatasetCatalog.get(DATASET))
+    there = len(list(layout.images.glob("*.png")))
     if not 1 <= images <= there:
         raise UserError(f"--images {images}: the validation split has {there}; choose a number from 1 to that")
-    if images == there:
-        return DATASET
-    name = f"{DATASET}_{images}"
-    if name not in DatasetCatalog.list():
-        DatasetCatalog.register(name, lambda: DatasetCatalog.get(DATASET)[:images])
-        metadata = MetadataCatalog.get(DATASET).as_dict()
-        MetadataCatalog.get(name).set(**{key: value for key, value in metadata.items() if key != "name"})
+    name = f"mini_val_{images}_sem_seg"
+    register_custom(name, vocabulary("val"), layout.images, layout.annotations, ignore_label=IGNORE_LABEL)
+    DatasetCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: load_dataset(name)[:images])
     return name
 
 
@@ -95,7 +93,7 @@ def table(methods: Sequence[Method], scores: Mapping[str, Sequence[Mapping[str, 
         found = scores[method.name]
         rows.append([method.title, *(_spread([values[key] for values in found]) for key in keys)])
     headers = ["", *(f"mIoU {group}" for group in GROUPS), "varying", "all classes", "seconds"]
-    return str(tabulate(rows, headers=headers, tablefmt="github", colalign=("left", *["right"] * len(keys))))
+    return str(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 
 def _spread(values: Sequence[float]) -> str:
