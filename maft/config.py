@@ -43,6 +43,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     "MODEL.REASON.FEATURE_DIR": ("reason_data/image_reason_feat", "the reference's JSON feature files; '' reads none"),
     "MODEL.REASON.BANK_DIR": ("reason_data/text_bank", "where sentence features are kept for good; '' keeps none"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "how they are stored: float32 or float16"),
+    "MODEL.PRECISION": (
+        "float32",
+        "evaluation: float32, or bfloat16 for the network's products (autocast); scores, results and text stay float32",
+    ),
     # CLIP and the transfer
     "MODEL.FC_CLIP.CLIP_MODEL_NAME": (
         "convnext_large_d_320",
@@ -164,6 +168,7 @@ CHOICES = {
     "MODEL.REASON.MODE": ("reference", "aligned"),
     "MODEL.REASON.FALLBACK": ("generic", "error"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "float16"),
+    "MODEL.PRECISION": ("float32", "bfloat16"),
     "INPUT.DATASET_MAPPER_NAME": (
         "mask_former_semantic",
         "mask_former_panoptic",

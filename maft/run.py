@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -250,19 +251,20 @@ def evaluate_all(
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     for dataset in cfg.DATASETS.TEST:
         records = DatasetCatalog.get(dataset)
-        evaluation = evaluate(
-            model,
-            dataset,
-            records,
-            mapper,
-            (evaluator or build_evaluator)(cfg, dataset, records),
-            output_dir=results_folder(cfg.OUTPUT_DIR, dataset),
-            batch_size=cfg.TEST.BATCH_SIZE,
-            num_workers=workers,
-            resume=resume,
-            fingerprint=parts,
-            usage=model.text.usage,
-        )
+        with precision(cfg):
+            evaluation = evaluate(
+                model,
+                dataset,
+                records,
+                mapper,
+                (evaluator or build_evaluator)(cfg, dataset, records),
+                output_dir=results_folder(cfg.OUTPUT_DIR, dataset),
+                batch_size=cfg.TEST.BATCH_SIZE,
+                num_workers=workers,
+                resume=resume,
+                fingerprint=parts,
+                usage=model.text.usage,
+            )
         model.text.bank.flush()
         if evaluation is None:
             continue
@@ -276,6 +278,13 @@ def evaluate_all(
         evaluations[dataset] = {**evaluation, "provenance": provenance}
         write_results(cfg.OUTPUT_DIR, dataset, evaluation, provenance)
     return evaluations
+
+
+def precision(cfg: CfgNode) -> AbstractContextManager[object]:
+    """What MODEL.PRECISION says an evaluation runs in."""
+    if cfg.MODEL.PRECISION == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=torch.bfloat16)
 
 
 def reason_places(cfg: CfgNode, model: MAFT_Plus) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from detectron2.structures import BitMasks, Instances
 from maft.config import build_config
 from maft.errors import UserError
 from maft.meta_arch import MAFT_Plus, build_network
+from maft.run import precision
 from maft.weights import clip as clip_weights
 from maft.weights.clip import find_clip_weights, load_clip
 from maft.weights.seeding import seed_module
@@ -199,6 +200,24 @@ def test_an_input_may_do_without_the_scores_of_all_classes(model: MAFT_Plus) -> 
         (whole,), (lean,) = model.eval()([picture]), model([{**picture, "class_maps_only": True}])
     assert set(whole) - set(lean) == {"sem_seg"} and whole["sem_seg"].shape[-2:] == (40, 50)
     assert torch.equal(lean["class_maps"].labels(), whole["sem_seg"].argmax(dim=0))
+
+
+def test_bfloat16_is_for_what_sees_the_image_and_scores_stay_float32(model: MAFT_Plus) -> None:
+    model.uses_reasons = False
+    model.settings = replace(model.settings, reasons=False)
+    picture, half = record(64, 80, [0]), config(**{"MODEL.PRECISION": "bfloat16"})
+    with torch.inference_mode():
+        (exact,) = model.eval()([picture])
+        with precision(config()):
+            assert torch.equal(model([picture])[0]["sem_seg"], exact["sem_seg"])
+        with precision(half):
+            (view,) = model.look([picture["image"]])
+            (rounded,) = model([picture])
+        assert view.regions.class_embeddings.dtype == torch.bfloat16
+        given = model.classifier_for(picture)
+        outside = model.results(view, given, (64, 80))["class_maps"].scores()
+    assert rounded["sem_seg"].dtype == torch.float32 and not torch.equal(rounded["sem_seg"], exact["sem_seg"])
+    assert torch.equal(rounded["sem_seg"], outside)
 
 
 def test_without_compensation_there_is_no_teacher() -> None:

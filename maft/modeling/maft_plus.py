@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -61,12 +61,13 @@ class Regions:
     clip_embeddings: Tensor
     image_features: Tensor
 
+    def float(self) -> Regions:
+        """The same in float32."""
+        return Regions(*(getattr(self, part.name).float() for part in fields(self)))
+
     def of_image(self, index: int) -> Regions:
         """The regions of one image of the batch, as a batch of one."""
-        part = slice(index, index + 1)
-        return Regions(
-            self.mask_logits[part], self.class_embeddings[part], self.clip_embeddings[part], self.image_features[part]
-        )
+        return Regions(*(getattr(self, part.name)[index : index + 1] for part in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ class MAFTPlus(nn.Module):
     def results(
         self, view: View, classifier: Classifier, size: tuple[int, int], things: Collection[int] = ()
     ) -> Results:
-        """Hold one image against one vocabulary and assemble what `result_options` asks for.
+        """Hold one image against one vocabulary and assemble what `result_options` asks for; in float32, under autocast
+        as well: it costs little, and half precision would shift logits of CLIP's temperature by tenths.
 
         Args:
             view: of `look`.
@@ -243,11 +245,17 @@ class MAFTPlus(nn.Module):
             size: (height, width) of the results.
             things: indices of the countable classes.
         """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._results(view, view.regions.float(), classifier, size, things)
+
+    def _results(
+        self, view: View, regions: Regions, classifier: Classifier, size: tuple[int, int], things: Collection[int]
+    ) -> Results:
         options = self.result_options
         log_scores = self.score_regions(
-            view.regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
+            regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
         ).log_scores
-        logits, covered = view.regions.mask_logits[0], (classifier.class_index, classifier.num_classes)
+        logits, covered = regions.mask_logits[0], (classifier.class_index, classifier.num_classes)
         masks_first = options.resize_masks_first or options.panoptic or options.instances
         to_image = partial(inference.upsampled, padded_size=view.padded_size, image_size=view.image_size)
         to_result = partial(to_image, size=size)
