@@ -73,7 +73,9 @@ def _borders(segments: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def shares(maps: Maps) -> list[tuple[int, float]]:
     """(class index, part of the image in [0, 1]) of the classes that occur, largest first."""
-    classes, counts = np.unique(maps.classes[maps.classes != NONE], return_counts=True)
+    every = np.bincount(maps.classes[maps.classes != NONE])
+    classes = np.flatnonzero(every)
+    counts = every[classes]
     order = np.argsort(-counts, kind="stable")
     return [(int(classes[place]), float(counts[place] / maps.classes.size)) for place in order]
 

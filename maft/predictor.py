@@ -316,13 +316,12 @@ class Seen:
         segments, segment_map = None, None
         if "panoptic_seg" in results:
             ids, found = results["panoptic_seg"]
-            segments, segment_map = tuple(found), self._full(ids)
+            segments, segment_map = tuple(found), self._full(ids.cpu().numpy())
             category_of = {info["id"]: info["category_id"] for info in found}
             small = drawing.panoptic_maps(ids.cpu().numpy(), category_of).classes
-            labels = drawing.panoptic_maps(segment_map, category_of).classes
         else:
             small = maps.labels().cpu().numpy().astype(np.int32)
-            labels = self._full(torch.from_numpy(small))
+        labels = self._full(small)
         names: dict[Literal["plain", "generic", "image"], Literal["names", "generic", "image"]] = {
             "plain": "names",
             "generic": "generic",
@@ -340,13 +339,14 @@ class Seen:
             note=given.note,
         )
 
-    def _full(self, labels: Tensor) -> NDArray[np.int32]:
+    def _full(self, labels: NDArray[Any]) -> NDArray[np.int32]:
         """A label map at the image's size: the nearest label."""
         height, width = self.image.shape[:2]
-        if tuple(labels.shape) != (height, width):
-            grid = labels[None, None].double()
-            labels = torch.nn.functional.interpolate(grid, size=(height, width), mode="nearest")[0, 0]
-        return labels.cpu().numpy().astype(np.int32)
+        small = labels.astype(np.int32, copy=False)
+        if small.shape == (height, width):
+            return small
+        rows, columns = (np.arange(size) * has // size for size, has in zip((height, width), small.shape, strict=True))
+        return small[rows[:, None], columns]
 
 
 def result_size(height: int, width: int) -> tuple[int, int]:
