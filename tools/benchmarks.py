@@ -208,7 +208,7 @@ def plan(suite: Suite, benchmark: Benchmark, *, names_only: bool, overrides: Map
 
 
 def _mini_plan(benchmark: Benchmark, *, names_only: bool, overrides: Mapping[str, str]) -> Plan:
-    """The drawn world brings weights, pictures and reasons along; `tools.mini` runs it, with names only and without."""
+    """The drawn world brings weights, images and reasons along; `tools.mini` runs it, with names only and without."""
     missing = []
     weights = overrides.get("MODEL.WEIGHTS", MINI_WEIGHTS)
     if weights != SEEDED and not Path(weights).is_file():

@@ -137,3 +137,40 @@ def test_no_cluster(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_replicas_load_is_one_line_and_they_end(
+    cluster: str, tiny_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches the command alone; Ray ends what it started on the nodes."""
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as errors:
+        driver = subprocess.Popen(
+            command(photos, tiny_model, tmp_path / "results", "--quiet"),
+            cwd=ROOT,
+            env=os.environ | {"RAY_ADDRESS": cluster},
+            stdout=out,
+            stderr=errors,
+            start_new_session=True,
+        )
+    try:
+        while "Ray: 2 nodes" not in (tmp_path / "out").read_text():
+            assert driver.poll() is None, (tmp_path / "err").read_text()
+            time.sleep(0.1)
+        time.sleep(5)
+        before, begun = (tmp_path / "err").read_text(), time.monotonic()
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(timeout=60) == 130 and time.monotonic() - begun < 10
+    finally:
+        driver.kill()
+    said = (tmp_path / "err").read_text().removeprefix(before)
+    assert "Traceback" not in said and said.count("the same command continues") == 1, said
+    while replicas_of_ray() and time.monotonic() - begun < 60:
+        time.sleep(0.2)
+    assert not replicas_of_ray()
+
+
+def replicas_of_ray() -> list[str]:
+    """The processes of ours that run a copy of the model for Ray."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "MapBatches(Replica)" in line]
