@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from maft.config import build_config
-from maft.data import InferenceMapper, dataset_names, register_all, register_modules
+from maft.data import InferenceMapper, dataset_names, register_all, register_file, register_modules
 from maft.data.mapper import MAPPERS
 from maft.errors import UserError
 from maft.evaluation.evaluators import Evaluator, PanopticEvaluator, SemanticEvaluator
@@ -43,6 +43,7 @@ from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
+from reason.datasetfile import DatasetFile, is_dataset_file
 from reason.shipped import NOT_THE_PAPERS, is_shipped
 from reason.suggest import did_you_mean
 
@@ -105,10 +106,32 @@ def register_datasets(cfg: CfgNode) -> None:
     """Make the data sets that the config may name known, in every process; no image of them is read yet.
 
     Raises:
-        UserError: a module of DATASETS.REGISTER cannot be used.
+        UserError, VocabularyError: a module of DATASETS.REGISTER, or a yaml file in a data set's place, cannot be used.
     """
     register_all()
     register_modules(cfg.DATASETS.REGISTER)
+    named = [name for key in ("TRAIN", "TEST") for name in cfg.DATASETS[key] if is_dataset_file(name)]
+    if not named:
+        return
+    own = {name: register_file(name) for name in named}
+    # Processes that are started later know nothing of this one's registrations: they find the files in REGISTER.
+    cfg.DATASETS.REGISTER = (*cfg.DATASETS.REGISTER, *own)
+    with_reasons = [own[name] for name in cfg.DATASETS.TEST if name in own and own[name].has_reasons]
+    for key in ("TRAIN", "TEST"):
+        cfg.DATASETS[key] = tuple(own[name].name if name in own else name for name in cfg.DATASETS[key])
+    if with_reasons:
+        _take_reasons(cfg, with_reasons[0])
+    if with_reasons and len(cfg.DATASETS.TEST) > 1:
+        raise UserError(f"DATASETS.TEST: {with_reasons[0].path} brings reasons of its own; evaluate it alone")
+
+
+def _take_reasons(cfg: CfgNode, own: DatasetFile) -> None:
+    """Let the config name the reasons of a data-set file, and no others."""
+    cfg.MODEL.REASON_DIR, cfg.MODEL.REASON_DATA = "", ""
+    if own.generic_reasons is not None:
+        cfg.MODEL.TEST_CLASS_REASON_JSON = str(own.generic_reasons)
+    if own.image_reasons is not None:
+        cfg.MODEL.REASON_DIR, cfg.MODEL.REASON_DATA = str(own.image_reasons.parent), own.image_reasons.name
 
 
 def check_inputs(cfg: CfgNode) -> None:

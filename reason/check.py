@@ -110,18 +110,23 @@ def check_reasons(
     return found
 
 
-def _takers(reasons: Mapping[str, Reason], vocabulary: Vocabulary) -> dict[str, list[int]]:
-    """The classes that take each key's reasons: a class takes the first key that names it, as in the segmentor."""
+def key_of_classes(reasons: Mapping[str, Reason], vocabulary: Vocabulary) -> list[str | None]:
+    """The key whose reasons each class takes: the first that names it, as in the segmentor; None for none."""
     first: dict[str, str] = {}
     position = {key: number for number, key in enumerate(reasons)}
     for key in reasons:
         for part in key.split(","):
             first.setdefault(part.strip(), key)
+    named = [[first[name] for name in entry.synonyms if name in first] for entry in vocabulary.classes]
+    return [min(keys, key=position.__getitem__) if keys else None for keys in named]
+
+
+def _takers(reasons: Mapping[str, Reason], vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """The classes that take each key's reasons."""
     takers: dict[str, list[int]] = {}
-    for entry in vocabulary.classes:
-        keys = [first[name] for name in entry.synonyms if name in first]
-        if keys:
-            takers.setdefault(min(keys, key=position.__getitem__), []).append(entry.index)
+    for index, key in enumerate(key_of_classes(reasons, vocabulary)):
+        if key is not None:
+            takers.setdefault(key, []).append(index)
     return takers
 
 

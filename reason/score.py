@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reason.cli.options import add_dataset, take_dataset
 from reason.errors import ReasonError
 from reason.files import user_path, write_text
 from reason.labelmaps import IGNORED, class_pixels, label_files, read_labels
 from reason.names import named_classes
 from reason.triplets import find_image_file, load_image
-from reason.vocabulary import Vocabulary, read_vocabulary
+from reason.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     pass
@@ -250,17 +251,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Candidate recall and precision: how many of the classes that the label maps show the model named, for every "
         "class and overall. Labels are partial, so precision is a lower bound."
     )
-    parser.add_argument("--results", type=user_path, required=True, metavar="DIR", help="folder of the triplet files")
+    add_dataset(parser)
+    parser.add_argument("--results", type=user_path, metavar="DIR", help="folder of the triplet files")
     parser.add_argument(
         "--labels",
         type=user_path,
-        required=True,
         metavar="DIR",
         help="folder of label maps (.png, .tif; 8 or 16 bit) of class indices, as in prepared data sets",
     )
-    parser.add_argument(
-        "--vocabulary", required=True, metavar="V", help='name of a benchmark (pc59), a file, or "cat, dog, sofa"'
-    )
+    parser.add_argument("--vocabulary", metavar="V", help='name of a benchmark (pc59), a file, or "cat, dog, sofa"')
     parser.add_argument(
         "--min-share",
         type=float,
@@ -286,7 +285,10 @@ def run(args: argparse.Namespace) -> int:
         raise ReasonError(f"--min-share {args.min_share:g}: must be at least 0 and below 1, such as 0.001")
     if args.ignore is not None and not 0 <= args.ignore <= IGNORED[-1]:
         raise ReasonError(f"--ignore {args.ignore}: must be a pixel value, 0 to {IGNORED[-1]}")
-    vocabulary = read_vocabulary(args.vocabulary)
+    vocabulary = take_dataset(args, labels="labels", results="image_reasons", ignore="ignore")
+    for option in ("results", "labels"):
+        if getattr(args, option) is None:
+            raise ReasonError(f"--{option}: missing; name the folder, or a yaml file that does with --dataset")
     sys.stdout.write(f"{vocabulary.summary}\n")
     score = score_folder(
         args.results,

@@ -42,7 +42,8 @@ def test_every_key_has_one_meaning() -> None:
 
 PACKAGES = ("maft", "reason", "tools", "compat")
 SHARED = {
-    f"reason.{name}" for name in "bars files imagefile interrupts jsonfile shipped suggest triplets vocabulary".split()
+    f"reason.{name}"
+    for name in "bars datasetfile files imagefile interrupts jsonfile shipped suggest triplets vocabulary".split()
 }
 """The modules of reason/ that maft/ may import: they import neither torch nor an engine."""
 

@@ -14,7 +14,7 @@ from maft.data.catalog import (
 )
 from maft.data.locate import DatasetPaths, DatasetStatus, datasets_root
 from maft.data.mapper import InferenceMapper
-from maft.data.register import register_modules
+from maft.data.register import register_file, register_modules, registered_name
 from maft.data.specs import DatasetSpec
 from maft.files import read_label_map, write_label_map
 
@@ -32,6 +32,8 @@ __all__ = [
     "read_label_map",
     "register_all",
     "register_custom",
+    "register_file",
     "register_modules",
+    "registered_name",
     "write_label_map",
 ]

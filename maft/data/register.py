@@ -1,4 +1,4 @@
-"""Data sets of others: modules of DATASETS.REGISTER, each with a function `register`."""
+"""Data sets of a user's own: modules of DATASETS.REGISTER, each with a function `register`, and yaml files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
+from maft.data.catalog import register_custom
 from maft.errors import USER_ERRORS, UserError
+from reason.datasetfile import DatasetFile, is_dataset_file, read_dataset_file
 
 KEY = "DATASETS.REGISTER"
 
@@ -15,20 +17,46 @@ KEY = "DATASETS.REGISTER"
 def register_modules(names: Iterable[str]) -> None:
     """Import each module and call its `register()`, which makes data sets known with `maft.data.register_custom`.
 
+    A yaml file (`reason.datasetfile`) may stand in a module's place.
+
     A module is looked for as Python does, and in the current folder. `register` is called once in every process, and
     again when another configuration names the module; a second call must change nothing, or replace the first.
 
     Args:
-        names: such as "tools.mini.dataset".
+        names: such as "tools.mini.dataset", or "my.yaml".
 
     Raises:
         UserError: there is no such module, importing it fails, it has no function `register`, or what that raises.
     """
     for name in map(str, names):
+        if is_dataset_file(name):
+            register_file(name)
+            continue
         register = getattr(_import(name), "register", None)
         if not callable(register):
             raise UserError(f"{KEY}: module {name} has no function register(); datasets/README.md shows one")
         register()
+
+
+def register_file(path: str) -> DatasetFile:
+    """Make the data set of a yaml file known under the name that it gives itself.
+
+    Raises:
+        UserError, VocabularyError: the file cannot be used, or its name is a built-in data set's.
+    """
+    own = read_dataset_file(path)
+    folders = (own.vocabulary, own.images, own.labels)
+    register_custom(own.name, *folders, panoptic_json=own.panoptic, ignore_label=own.ignore)
+    return own
+
+
+def registered_name(name: str) -> str:
+    """The name of a data set as a user gives it: a registered one, or a yaml file, which is then registered.
+
+    Raises:
+        UserError, VocabularyError: see `register_file`.
+    """
+    return register_file(name).name if is_dataset_file(name) else name
 
 
 def _import(name: str) -> ModuleType:

@@ -162,11 +162,27 @@ class EmbeddingAligner:
         return Alignment(written, self._classes[self._owner[best]], similarity, "embedding")
 
     def _embed(self, names: Sequence[str]) -> np.ndarray:
-        """Embeddings of unit length, float32 (names, width)."""
-        import numpy as np
+        return _encode(self._model, names)
 
-        rows = self._model.encode(list(names), normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(rows, dtype=np.float32)
+
+def sentence_embedding(model: str = DEFAULT_MODEL) -> Callable[[Sequence[str]], np.ndarray]:
+    """What the aligner compares names by: from texts to float32 rows of unit length.
+
+    Args:
+        model: folder or hub name of a sentence-transformers model.
+
+    Raises:
+        ReasonError: sentence-transformers or the model is missing.
+    """
+    return functools.partial(_encode, _load(model)[0])
+
+
+def _encode(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of unit length, float32 (texts, width)."""
+    import numpy as np
+
+    rows = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(rows, dtype=np.float32)
 
 
 def _as_is(name: str) -> Sequence[str]:

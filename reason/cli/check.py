@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Mapping
 
-from reason.check import check_reasons, read_reasons, ruler
+from reason.asking.aligner import DEFAULT_MODEL, sentence_embedding
+from reason.check import FIRST, check_reasons, read_reasons, ruler
+from reason.errors import ReasonError
 from reason.files import user_path
-from reason.vocabulary import load_vocabulary
+from reason.similarity import nearness
+from reason.triplets import Reason
+from reason.vocabulary import Vocabulary, load_vocabulary
 
 EXIT_FINDINGS = 1
+_PAIRS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", type=user_path, metavar="FILE", help="generic or image-specific reasons, JSON")
     parser.add_argument("--vocabulary", metavar="NAME", help="what the file is for: a known name, or a file of classes")
+    parser.add_argument(
+        "--similarity",
+        action="store_true",
+        help="also say how near classes lie to one another in the aligner's sentence embedding, by names and with "
+        "their reasons, and list the nearest pairs (needs --vocabulary, and .venv-reason)",
+    )
+    parser.add_argument(
+        "--aligner", type=os.path.expanduser, default=DEFAULT_MODEL, metavar="MODEL", help="default: %(default)s"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         TripletError, VocabularyError: the file or the vocabulary cannot be read.
     """
     vocabulary = load_vocabulary(arguments.vocabulary) if arguments.vocabulary else None
+    if arguments.similarity and vocabulary is None:
+        raise ReasonError("--similarity: name the classes with --vocabulary")
     reasons, generic = read_reasons(arguments.file)
     measure = ruler()
     findings = check_reasons(reasons, vocabulary, generic=generic, measure=measure)
@@ -39,4 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(reasons)} {kind} reasons, {len(findings)} findings; length counted in {measure.unit}"
         f"{'' if vocabulary else '; not held against a vocabulary'}\n"
     )
+    if arguments.similarity and vocabulary is not None:
+        _say_similarity(vocabulary, reasons, arguments.aligner)
     return EXIT_FINDINGS if findings else 0
+
+
+def _say_similarity(vocabulary: Vocabulary, reasons: Mapping[str, Reason], model: str) -> None:
+    found = nearness(vocabulary, reasons, sentence_embedding(model))
+    if found is None:
+        sys.stdout.write("similarity: fewer than two classes have an entry\n")
+        return
+    sys.stdout.write(
+        f"similarity of a class to its nearest other class, mean over {found.classes}: {found.names:.3f} by names, "
+        f"{found.reasons:.3f} with the first {FIRST} attributes\n"
+    )
+    for name, other, by_names, with_reasons in found.pairs[:_PAIRS]:
+        sys.stdout.write(f"  {name} / {other}: {by_names:.3f} by names, {with_reasons:.3f} with reasons\n")

@@ -17,6 +17,7 @@ from reason.cli.options import (
     allow_source_pixels,
     engine_options,
     read_prompts,
+    take_dataset,
     task_options,
 )
 from reason.cli.running import Plan, carry_out
@@ -29,7 +30,7 @@ from reason.runs.images import MAX_PIXELS, check_stems, list_images
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.runs.provenance import model_name
 from reason.runs.store import STATE_FOLDER
-from reason.vocabulary import read_vocabulary
+from reason.vocabulary import Vocabulary
 
 RESULTS = Path("reason_data", "image_reason")
 
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Let a multimodal model look at every image of a folder and write what it sees, one file an image. Can be "
         "interrupted at any time, in whatever way; the same command continues."
     )
-    what = add_what(parser)
-    what.add_argument("--images", type=user_path, required=True, metavar="DIR", help="folder of images, or one image")
+    what = add_what(parser, dataset=True)
+    what.add_argument("--images", type=user_path, metavar="DIR", help="folder of images, or one image")
     what.add_argument("--recursive", action="store_true", help="images in the folders below --images, too")
     what.add_argument(
         "--output", type=user_path, metavar="DIR", help=f"of the results (default: {RESULTS}/<model>/<vocabulary>)"
@@ -125,7 +126,7 @@ def chosen_images(images: Sequence[Path], arguments: argparse.Namespace) -> Sequ
     return images[part - 1 :: parts][: arguments.limit]
 
 
-def image_job(arguments: argparse.Namespace, images: Sequence[Path]) -> ImageJob:
+def image_job(arguments: argparse.Namespace, images: Sequence[Path], vocabulary: Vocabulary) -> ImageJob:
     """What the flags ask for, without a model.
 
     Raises:
@@ -133,7 +134,7 @@ def image_job(arguments: argparse.Namespace, images: Sequence[Path]) -> ImageJob
     """
     return ImageJob(
         images={path.stem: path for path in images},
-        vocabulary=read_vocabulary(arguments.vocabulary),
+        vocabulary=vocabulary,
         prompts=read_prompts(arguments.prompts),
         options=task_options(arguments),
         aligner_model=arguments.aligner,
@@ -149,11 +150,14 @@ def run(arguments: argparse.Namespace) -> int:
         ReasonError, VocabularyError, TripletError: see `reason.errors`.
     """
     allow_source_pixels(arguments)
+    vocabulary = take_dataset(arguments, images="images", labels="labels", output="image_reasons")
+    if arguments.images is None:
+        raise ReasonError("--images: missing; name a folder of images, or a yaml file with --dataset")
     everything: Sequence[Path] = list_images(arguments.images, recursive=arguments.recursive)
     if arguments.labels is not None:
         everything = labelled_images(everything, arguments.labels)
     check_stems(everything)
-    job = image_job(arguments, chosen_images(everything, arguments))
+    job = image_job(arguments, chosen_images(everything, arguments), vocabulary)
     options = engine_options(arguments)
 
     def place(info: EngineInfo) -> tuple[Path, Path]:

@@ -9,26 +9,70 @@ from typing import Literal
 
 from reason.asking.messages import TaskOptions
 from reason.asking.prompts import PromptSet, load_prompts
+from reason.datasetfile import read_dataset_file
 from reason.engines.interface import ENGINES, EngineOptions
 from reason.errors import ReasonError
+from reason.files import user_path
 from reason.imagefile import allow_pixels
 from reason.runs.images import MAX_PIXELS
+from reason.vocabulary import Vocabulary, read_vocabulary
 
 _DEFAULTS = TaskOptions()
 _ENGINE = EngineOptions(model="")
 
 
-def add_what(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """What is to be done: vocabulary and output, with room for more in the same group."""
+def add_what(parser: argparse.ArgumentParser, *, dataset: bool = False) -> argparse._ArgumentGroup:
+    """What is to be done: vocabulary and output, with room for more in the same group.
+
+    Args:
+        parser: of the command.
+        dataset: a data-set file may name the vocabulary instead, see `add_dataset`.
+    """
     group = parser.add_argument_group("what")
+    if dataset:
+        add_dataset(group)
     group.add_argument(
         "--vocabulary",
-        required=True,
+        required=not dataset,
         metavar="V",
         help="benchmark (voc20, pc59, ade150, pc459, ade847), file (.json, or .txt of one class a line), or list: "
         '"cat, dog, sofa", with synonyms "cat, kitten; dog, puppy"',
     )
     return group
+
+
+def add_dataset(group: argparse._ActionsContainer) -> None:
+    """A data set of the user's own, which names images, labels, vocabulary and the place of its reasons."""
+    group.add_argument(
+        "--dataset",
+        type=user_path,
+        metavar="FILE",
+        help="yaml file of a data set (datasets/README.md), in place of the folders and the vocabulary",
+    )
+
+
+def take_dataset(arguments: argparse.Namespace, **folders: str) -> Vocabulary:
+    """The vocabulary of --dataset or --vocabulary; folders that were not given are those of the data set.
+
+    Args:
+        arguments: of the command; changed.
+        folders: option -> attribute of `DatasetFile`, such as labels="labels".
+
+    Raises:
+        ReasonError: neither a data set nor a vocabulary is named, or both.
+        VocabularyError: what is named cannot be used.
+    """
+    if arguments.dataset is None:
+        if arguments.vocabulary is None:
+            raise ReasonError("--vocabulary: missing; name the classes, or a yaml file with --dataset")
+        return read_vocabulary(arguments.vocabulary)
+    if arguments.vocabulary is not None:
+        raise ReasonError("--vocabulary: --dataset names the classes already; leave one of the two out")
+    own = read_dataset_file(arguments.dataset)
+    for option, attribute in folders.items():
+        if getattr(arguments, option) is None:
+            setattr(arguments, option, getattr(own, attribute))
+    return own.vocabulary
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

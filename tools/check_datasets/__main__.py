@@ -23,12 +23,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-from maft.data import datasets_root
+from maft.data import dataset_spec, datasets_root, register_file
 from maft.data.locate import status_of
 from maft.data.specs import BUILTIN, DatasetSpec
 from maft.errors import UserError, run_command
 from maft.files import user_path
-from reason.vocabulary import load_vocabulary
+from reason.datasetfile import is_dataset_file
+from reason.vocabulary import Vocabulary, load_vocabulary
 
 from ..commands import described
 from ..dataset_facts import DATASETS
@@ -39,18 +40,19 @@ from .semantic import Options, check_label_maps
 _SPECS = {spec.name: spec for spec in BUILTIN}
 
 
-def check_dataset(name: str, spec: DatasetSpec, options: Options) -> Findings:
+def check_dataset(name: str, spec: DatasetSpec, options: Options, vocabulary: Vocabulary | None = None) -> Findings:
     """Check one registered data set.
 
     Args:
         name: of `prepare_datasets`, for the report.
         spec: what to check.
         options: how.
+        vocabulary: the classes; by default those that `spec` names.
 
     Returns:
         the report; one that is not there says where it was looked for.
     """
-    vocabulary = load_vocabulary(spec.vocabulary)
+    vocabulary = vocabulary or load_vocabulary(spec.vocabulary)
     classes = len(vocabulary.thing_indices) if spec.kind == "instances" else len(vocabulary)
     report = Findings(name, spec.name, classes)
     status = status_of(spec, options.root)
@@ -77,6 +79,10 @@ def check(names: Sequence[str], options: Options) -> list[Findings]:
     """
     reports: list[Findings] = []
     for name in names or DATASETS:
+        if is_dataset_file(name):
+            own = register_file(name)
+            reports.append(_required(check_dataset(own.name, dataset_spec(own.name), options, own.vocabulary)))
+            continue
         if name in _SPECS:
             reports.append(_required(check_dataset(_short(name), _SPECS[name], options)))
             continue
@@ -118,7 +124,9 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="check_datasets", description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(DATASETS)}, or a registered name")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(DATASETS)}, a registered name, or a yaml file"
+    )
     parser.add_argument("--root", type=user_path, help="of the data sets (default: DETECTRON2_DATASETS, or datasets)")
     parser.add_argument("--sample", type=int, metavar="N", help="look into N files of each data set, evenly spread")
     parser.add_argument("--no-counts", action="store_true", help="do not compare with published numbers")
@@ -138,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if value is not None and value < 1:
                 raise UserError(f"--{option} {value}: give a number of at least 1")
         root = arguments.root or datasets_root()
-        if not root.is_dir():
+        if not root.is_dir() and not (arguments.names and all(map(is_dataset_file, arguments.names))):
             raise UserError(f"{root}: no such folder; name it by --root or DETECTRON2_DATASETS")
         options = Options(root, arguments.sample, not arguments.no_counts, arguments.workers)
         reports = check(arguments.names, options)

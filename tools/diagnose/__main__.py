@@ -24,7 +24,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 
 from maft import load_segmentor
-from maft.data import dataset_names, register_all, register_modules
+from maft.data import dataset_names, register_all, register_modules, registered_name
 from maft.errors import UserError, run_command
 from maft.files import user_path, write_text
 from maft.meta_arch.vocabularies import registered_vocabulary
@@ -123,7 +123,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog=command("diagnose"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=user_path, metavar="OUTPUT_DIR", help="one run, or two to compare")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set with label maps")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="with label maps: its name, or a yaml file")
     parser.add_argument("--output", type=user_path, metavar="FILE", help="where the JSON goes; default: nowhere")
     parser.add_argument("--page", type=user_path, metavar="FILE", help="an HTML page of it, with images")
     parser.add_argument(
@@ -152,6 +152,7 @@ def body(options: argparse.Namespace) -> int:
     """Read, compute, report; returns the exit status."""
     register_all()
     register_modules(options.register)
+    options.dataset = registered_name(options.dataset)
     if options.dataset not in DatasetCatalog.list():
         hint = did_you_mean(options.dataset, dataset_names())
         raise UserError(f"--dataset {options.dataset}: not registered{hint}; known are {', '.join(dataset_names())}")

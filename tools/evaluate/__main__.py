@@ -20,7 +20,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from maft.data import dataset_names, register_all, register_modules
+from maft.data import dataset_names, register_all, register_modules, registered_name
 from maft.errors import UserError, run_command
 from maft.evaluation.journal import FOLDER as JOURNAL
 from maft.evaluation.journal import exclusive
@@ -39,7 +39,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog=command("evaluate"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--predictions", required=True, type=user_path, metavar="PATH", help="a folder or a JSON file")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered name, or a yaml file")
     parser.add_argument("--folder", type=user_path, help="where the PNG files of a panoptic JSON are")
     parser.add_argument("--output", type=user_path, help="default: out/evaluate/<name of the predictions>")
     parser.add_argument(
@@ -56,7 +56,7 @@ def body(options: argparse.Namespace) -> int:
     """Read, score, write; returns the exit status."""
     register_all()
     register_modules(options.register)
-    dataset: str = options.dataset
+    dataset = registered_name(options.dataset)
     if dataset not in dataset_names():
         raise UserError(f"--dataset {dataset}: not registered; known are {', '.join(dataset_names())}")
     path: Path = options.predictions
