@@ -88,7 +88,7 @@ def test_the_manual_names_only_flags_that_exist(capsys: pytest.CaptureFixture[st
         (["paint"], "error: paint: no such command; there are image"),
         (["imgae"], "error: imgae: no such command; did you mean image?"),
         (["image", "--images", "IMAGES", "--vocabulary", "pc95"], "pc95: no such vocabulary; did you mean pc59"),
-        (["image", "--images", "x"], "error: the following arguments are required: --vocabulary"),
+        (["image", "--images", "x"], "error: --vocabulary: missing; name the classes, or a yaml file with --dataset"),
         (["image", "--vocabulary", "pc59", "--images", "nowhere"], "error: --images nowhere: No such file"),
         (["image", "--vocabulary", "pc59", "--images", "IMAGES"], "error: --model: name the folder"),
         (
