@@ -118,13 +118,16 @@ def locked(path: str | Path, busy: str, *, wait: float = 0.0) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
-def read_label_map(path: str | Path, num_classes: int, ignore_label: int) -> NDArray[np.int32]:
+def read_label_map(
+    path: str | Path, num_classes: int, ignore_label: int, ignored_as_well: Sequence[int] = ()
+) -> NDArray[np.int32]:
     """Read a label map.
 
     Args:
         path: a PNG or TIFF with one channel, 8 or 16 bit; a palette's indices are taken, not its colours.
         num_classes: size of the vocabulary.
         ignore_label: the one value allowed beside 0 to num_classes - 1.
+        ignored_as_well: further values, which become `ignore_label`.
 
     Returns:
         (H, W) int32, values in [0, num_classes) or `ignore_label`.
@@ -139,6 +142,8 @@ def read_label_map(path: str | Path, num_classes: int, ignore_label: int) -> NDA
             "this may be the coloured image of one"
         )
     labels = labels.astype(np.int32)
+    if ignored_as_well:
+        labels[np.isin(labels, ignored_as_well)] = ignore_label
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)
     if outside.any():
         values = np.unique(labels[outside])

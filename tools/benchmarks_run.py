@@ -194,7 +194,7 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         for benchmark in choose(suite, options.benchmarks)
     ]
     names_only = " --names-only" if options.names_only else ""
-    list_plans(plans, f"bash eval_reason_{suite.name}.sh{names_only}")
+    list_plans(plans, f"bash {suite.script}{names_only}")
     ready = [entry for entry in plans if entry.can_run]
     if options.list:
         # Not at the top: every run would load what examines the machine.

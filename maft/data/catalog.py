@@ -176,6 +176,7 @@ def _metadata(spec: DatasetSpec, vocabulary: Vocabulary) -> dict[str, Any]:
         "thing_dataset_id_to_contiguous_id": {},
         "stuff_dataset_id_to_contiguous_id": _contiguous(classes),
         "ignore_label": spec.ignore_label,
+        "ignored_as_well": spec.ignored_as_well,
         "evaluator_type": spec.evaluator_type,
         "label_divisor": LABEL_DIVISOR,
     }

@@ -32,6 +32,7 @@ class DatasetSpec:
         semantic: label-map folders beside panoptic annotations, for semantic evaluation on the same images.
         label_extensions: of label maps, without dot; the first one that occurs in the folder counts.
         ignore_label: the value of pixels that no metric counts.
+        ignored_as_well: what other preparations of the data write in its place.
         evaluator_type: detectron2's name for how it is evaluated.
     """
 
@@ -45,6 +46,7 @@ class DatasetSpec:
     semantic: tuple[str, ...] = ()
     label_extensions: tuple[str, ...] = ("png",)
     ignore_label: int = IGNORE_8BIT
+    ignored_as_well: tuple[int, ...] = ()
     evaluator_type: str = "sem_seg"
 
 
@@ -105,7 +107,10 @@ def _pascal() -> Iterator[DatasetSpec]:
             images=("images_detectron2", f"images_detectron2/{split}", "JPEGImages", "images"),
             labels=(*flat, f"annotations_ovs/{split}", f"annotations_detectron2/{split}"),
         )
-        for count, extensions, ignore in (("59", ("png",), IGNORE_8BIT), ("459", _LABELS_16BIT, IGNORE_16BIT)):
+        for count, extensions, ignore, others in (
+            ("59", ("png",), IGNORE_8BIT, ()),
+            ("459", _LABELS_16BIT, IGNORE_16BIT, (459,)),  # 459 in the maps that SED's users have
+        ):
             yield DatasetSpec(
                 f"openvocab_pascal_ctx{count}_sem_seg_{split}",
                 f"pc{count}",
@@ -119,6 +124,7 @@ def _pascal() -> Iterator[DatasetSpec]:
                 ),
                 label_extensions=extensions,
                 ignore_label=ignore,
+                ignored_as_well=others,
             )
 
 

@@ -213,7 +213,8 @@ def _class_map(record: Record) -> tuple[augment.Labels, int]:
             "mapper in INPUT.DATASET_MAPPER_NAME"
         )
     void = metadata.ignore_label
-    return read_label_map(record["sem_seg_file_name"], len(metadata.stuff_classes), void), void
+    others = metadata.get("ignored_as_well", ())
+    return read_label_map(record["sem_seg_file_name"], len(metadata.stuff_classes), void, others), void
 
 
 def _segment_map(record: Record) -> augment.Labels:

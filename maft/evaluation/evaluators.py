@@ -73,6 +73,7 @@ class SemanticEvaluator:
         self._dataset_name = dataset_name
         self._class_names: list[str] = list(metadata.get("short_names", metadata.stuff_classes))
         self._ignore_label: int = metadata.ignore_label
+        self._ignored_as_well: tuple[int, ...] = metadata.get("ignored_as_well", ())
         by_image = _records_by_image(dataset_name, records, "sem_seg_file_name")
         self._label_files = {image: record["sem_seg_file_name"] for image, record in by_image.items()}
         self._save_to = Path(output_dir) / "sem_seg" if save_predictions else None
@@ -102,7 +103,7 @@ class SemanticEvaluator:
         prediction = self.predicted_classes(image, output)
         label_file = self._label_files[image]
         num_classes = len(self._class_names)
-        label = np.asarray(read_label_map(label_file, num_classes, self._ignore_label))
+        label = read_label_map(label_file, num_classes, self._ignore_label, self._ignored_as_well)
         _check_size(image, prediction, label_file, label)
         confusion = confusion_matrix(prediction, label, num_classes, self._ignore_label).ravel()
         if self._save_to:

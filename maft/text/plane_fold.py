@@ -139,12 +139,5 @@ class PlaneFold:
     def stored(
         self, path: Path, prompts: PlanePrompts, num_classes: int, bank: FeatureBank, notes: Notes
     ) -> Planes | None:
-        """None: feature files are MAFT+'s. What was found by the other list of names is counted here, per image."""
-        notes.counts["matched_by_other_names"] += len(prompts.by_other_names)
-        if prompts.by_other_names:
-            notes.announce(
-                "other names",
-                f"{path}: {prompts.by_other_names[0]!r} is found by a name of the other list "
-                "(docs/numerics_sed.md section 8); further cases are only counted",
-            )
+        """None: feature files are MAFT+'s."""
         return None

@@ -34,6 +34,7 @@ class Prompts:
         padded: names of classes whose attributes were fewer than K and repeated cyclically.
         empty: names of classes left out because their entry has no attribute (image-specific reasons only).
         ignored: keys of the reason file that belong to no class of the vocabulary.
+        by_other_names: none; SED has two lists of names.
         source: the reason file's name, for messages.
     """
 
@@ -45,6 +46,7 @@ class Prompts:
     padded: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    by_other_names: tuple[str, ...] = ()
     source: str = ""
 
 

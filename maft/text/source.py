@@ -47,6 +47,10 @@ class Sentences(Protocol):
         """Keys of the reason file that name no class."""
 
     @property
+    def by_other_names(self) -> tuple[str, ...]:
+        """Classes whose reason only a name of another list of names found."""
+
+    @property
     def source(self) -> str:
         """The reason file's name."""
 
@@ -193,9 +197,9 @@ class TextSource(Generic[P, C]):
         "image", "plain", "generic" (asked for without an image), "generic_missing_file", "generic_no_class": images by
         what they got; they sum to the calls. Over image-specific files, and once for the generic one of a vocabulary:
         "padded_attributes" (classes whose attributes were repeated to NUM_DES), "empty_attributes" (classes left out
-        for want of any), "ignored_keys" (keys that are no class of the vocabulary), "cut_sentences" (longer than CLIP
-        reads). "feature_files": images whose rows were read; "feature_files_ignored": not read because of `aligned`
-        mode. Counts of zero are left out.
+        for want of any), "ignored_keys" (keys that are no class of the vocabulary), "matched_by_other_names" (classes
+        of SED that MAFT+'s names found), "cut_sentences" (longer than CLIP reads). "feature_files": images whose rows
+        were read; "feature_files_ignored": not read because of `aligned` mode. Counts of zero are left out.
         """
         return self.notes.usage()
 
@@ -360,6 +364,7 @@ class TextSource(Generic[P, C]):
             ("padded_attributes", prompts.padded, few),
             ("empty_attributes", prompts.empty, "no attribute, the class counts as not seen"),
             ("ignored_keys", prompts.ignored, "no class of the vocabulary, ignored"),
+            ("matched_by_other_names", prompts.by_other_names, "found by a name of MAFT+'s list, not SED's"),
         ):
             self.notes.counts[kind] += len(classes)
             if classes:

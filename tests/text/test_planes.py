@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from maft.errors import UserError
+from maft.text.bank import FeatureBank
+from maft.text.encoder import CLIPTextEncoder
+from maft.text.plane_fold import PlaneFold
 from maft.text.planes import PlanePrompts, find_reasons, fold_planes, generic_planes, plain_planes, reason_planes
+from maft.text.source import TextSource
 from maft.text.templates import TemplateSet, template_set
 from reason.triplets import Reason
 from reason.vocabulary import load_vocabulary
@@ -151,3 +157,19 @@ def test_of_keys_that_share_a_name_the_one_that_shares_most_is_taken() -> None:
     names = (("screen", "crt screen"), ("blind", "screen"), ("buffet", "counter", "sideboard"), ("screen",), ("crt",))
     expected = ["screen, crt screen", "blind, screen", "buffet, sideboard", "blind, screen", None]
     assert find_reasons(names, reasons, None) == expected
+
+
+def test_generic_reasons_of_our_names_are_found_and_counted(tmp_path: Path, direct: CLIPTextEncoder) -> None:
+    """SED's "airplane" is "plane" first in our list of A-150, and written reasons are keyed by ours."""
+    vocabulary = load_vocabulary("ade150")
+    fold = PlaneFold(num_des=1)
+    names = fold.names(vocabulary)
+    differ = [entry for entry in vocabulary.classes if entry.synonyms[0] not in entry.sed_names]
+    assert differ
+    generic = {entry.synonyms[0]: {"class_des": ["a form"]} for entry in vocabulary.classes}
+    (tmp_path / "generic.json").write_text(json.dumps(generic))
+    with FeatureBank(direct, fold.templates) as bank:
+        source = TextSource(fold, bank, generic_file=tmp_path / "generic.json")
+        planes = source.classifier(names, None)
+    assert planes.planes.shape[:3] == (1, 150, 80) and planes.class_index is None
+    assert source.usage()["matched_by_other_names"] == len(differ)

@@ -89,10 +89,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class SemanticRules:
-    """What label maps have to obey: values below `classes`, or `ignore`."""
+    """What label maps have to obey: values below `classes`, `ignore`, or one of `ignored_as_well`."""
 
     classes: int
     ignore: int
+    ignored_as_well: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, in
         tally.full_bytes += 1
     outside: list[int] = []
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        if value == rules.ignore:
+        if value == rules.ignore or value in rules.ignored_as_well:
             tally.ignored += count
             continue
         tally.lowest = value if tally.lowest is None else min(tally.lowest, value)

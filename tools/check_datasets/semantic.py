@@ -50,7 +50,7 @@ def check_label_maps(
     report.images, report.labels, report.pairs = len(images), len(labels), len(pairs)
     missing_partners(report, [str(path) for stem, path in labels.items() if stem not in images], "label without image")
     unlabelled(report, [str(path) for stem, path in images.items() if stem not in labels])
-    rules = SemanticRules(len(vocabulary), spec.ignore_label)
+    rules = SemanticRules(len(vocabulary), spec.ignore_label, spec.ignored_as_well)
     tally = tally_all(
         sampled(pairs, options.sample),
         partial(check_semantic, rules=rules),

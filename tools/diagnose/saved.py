@@ -50,7 +50,8 @@ class Truth:
 
     def labels(self, record: Mapping[str, Any]) -> Labels:
         """(H, W) class indices of an image, `ignore` where nothing counts."""
-        return read_label_map(record["sem_seg_file_name"], len(self.classes), self.ignore)
+        others = MetadataCatalog.get(self.name).get("ignored_as_well", ())
+        return read_label_map(record["sem_seg_file_name"], len(self.classes), self.ignore, others)
 
     def predictions(self, run: Path) -> Iterator[tuple[Mapping[str, Any], Labels, Labels]]:
         """Record, prediction and ground truth of every image, each map (H, W).
