@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv, the segmentor's environment: pinned packages, detectron2, and the compiled deformable-attention op; or
-# .venv-reason, the environment that writes reasons: vLLM and what goes with it. Neither needs the other.
+# Makes .venv, the segmentor's environment: pinned packages, detectron2, and the compiled deformable-attention op, on
+# request with the packages of the web demo; or .venv-reason, the environment that writes reasons: vLLM and what goes with it. Neither needs the other.
 # Safe to run at any time and as often as one likes: each stage leaves a stamp once it is finished, a stage whose stamp
 # fits is skipped, and one that was interrupted is done again.
 set -uo pipefail
@@ -8,6 +8,7 @@ set -uo pipefail
 usage() {
   cat <<'END'
 usage: bash install.sh           makes .venv: the segmentor
+       bash install.sh demo      the same, with what python -m tools.demo needs (about 380 MB more)
        bash install.sh reason    makes .venv-reason: vLLM, for python -m reason
        bash install.sh --help
 
@@ -26,8 +27,9 @@ END
 }
 
 case "${1-}" in
-  "") readonly TARGET="segmentor" ;;
-  reason) readonly TARGET="reason" ;;
+  "") readonly TARGET="segmentor" DEMO="" ;;
+  demo) readonly TARGET="segmentor" DEMO=1 ;;
+  reason) readonly TARGET="reason" DEMO="" ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: install.sh does not know '$1'" >&2; usage >&2; exit 2 ;;
 esac
@@ -261,6 +263,14 @@ make_op() {
   stamp_write op "$(op_key)" "$note"
 }
 
+make_demo() { # $1 the stamp's key
+  stage_begin demo "packages of the web demo"
+  # The file has everything, pinned; gradio's own bound on Pillow would take a newer one away.
+  install_requirements --no-deps -r requirements/demo.txt || stage_fail "the demo's packages cannot be installed"
+  stage_end
+  stamp_write demo "$1"
+}
+
 report_op_failure() {
   cat >&2 <<END
 
@@ -317,6 +327,10 @@ make_segmentor() {
 
   key="$(op_key)"
   stamp_fits op "$key" || make_op
+  if [ -n "$DEMO" ]; then
+    key="$({ head -n 1 "$STAMPS/packages"; cat requirements/demo.txt; } | digest)"
+    stamp_fits demo "$key" || make_demo "$key"
+  fi
   note="$(stamp_note detectron2)"
   echo "ready        .venv: Python $version; detectron2: ${note%%,*}; deformable attention: $(stamp_note op)"
 }

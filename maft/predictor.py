@@ -240,6 +240,18 @@ class Segmentor:
                 self.flush()
         return self._kept[given.kind][1]
 
+    def sentence_feature(self, class_name: str, attribute: str) -> Tensor:
+        """CLIP's feature of "CLASS that has ATTRIBUTE": the mean over the network's templates, (E,), L2-normalised.
+
+        Raises:
+            UserError: the class or the attribute is empty.
+        """
+        if not class_name.strip() or not attribute.strip():
+            raise UserError("a sentence needs a class and an attribute; give both")
+        sentences = self._fold.templates.fill(f"{class_name} that has {attribute}")
+        features = torch.nn.functional.normalize(self._bank.get(sentences).float(), dim=-1)
+        return torch.nn.functional.normalize(features.mean(dim=0), dim=0).to(self.network.device)
+
     def flush(self) -> None:
         """Write the text features that are only in memory so far to the bank's folder, where there is one.
 

@@ -25,7 +25,7 @@ if [ ${#segmentor[@]} -eq 0 ] && [ ${#reasoning[@]} -eq 0 ]; then
   segmentor=(tests) reasoning=(tests/reason)
 fi
 
-bash install.sh || exit 1
+bash install.sh demo || exit 1
 [ ${#reasoning[@]} -eq 0 ] || bash install.sh reason || exit 1
 python=.venv/bin/python
 failed=()

@@ -12,6 +12,7 @@ from .commands import INSTALLED
 
 COMMANDS = {
     "segment": ("segment.cli", "segment your own images by your own classes"),
+    "demo": ("demo.__main__", "a web page to try images, classes and reasons of your own"),
     "examples": ("examples.__main__", "write photographs to try it on, with reasons written by hand"),
     "doctor": ("doctor", "what is active here, what is missing, and how to get it"),
     "fetch-weights": ("fetch_weights.__main__", "download the published checkpoints, or check files"),

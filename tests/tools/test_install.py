@@ -225,7 +225,7 @@ def arguments_of_pytest(folder: Path, *words: str) -> tuple[int, list[str]]:
 )
 def test_every_test_runs_in_its_environment(tmp_path: Path, words: list[str], expected: list[str]) -> None:
     status, log = arguments_of_pytest(tmp_path, *words)
-    installs = ["install "] + ["install reason"] * any(line.startswith(".venv-reason") for line in expected)
+    installs = ["install demo"] + ["install reason"] * any(line.startswith(".venv-reason") for line in expected)
     # The two run side by side, in either order.
     assert (status, log[: len(installs)], sorted(log[len(installs) :])) == (0, installs, sorted(expected))
 

@@ -93,8 +93,8 @@ def find_weights(name: str, given: str | None) -> str:
         if given != SEEDED and not Path(given).is_file():
             raise UserError(f"--weights {given}: no such file ('seeded': random ones, with a meaningless result)")
         return given
-    if name == "mini":
-        return str(mini_weights())
+    if name.endswith("mini"):
+        return str(mini_weights(name))
     entry = CATALOGUE[_PUBLISHED.get(name, name)]
     place = in_place(entry, default_folder())
     if place is None:

@@ -24,6 +24,8 @@ from reason.engines.interface import EngineOptions
 from reason.engines.opening import open_engine
 from reason.engines.server import ServerEngine
 from reason.errors import EngineGone, ReasonError
+from reason.vocabulary import read_vocabulary
+from tools.demo.asking import Model
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, seed=0)
 SCHEMA = {
@@ -352,3 +354,12 @@ def test_threads_are_let_go(vllm_server: str) -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before, f"threads of process {os.getpid()} stay"
+
+
+def test_the_demo_asks_step_by_step(vllm_server: str, photos: Path) -> None:
+    """tools.demo's "ask a model", through the real server: every step is told when it is there."""
+    told = list(Model(vllm_server).ask(photos / "coffee.jpg", read_vocabulary("cup, table, spoon")))
+    assert told[0].text.endswith("…") and told[0].reasons is None
+    assert "**1. What is in the image**" in told[1].text and "**2. Which classes** …" in told[1].text
+    assert "What became of the names" in told[-1].text and told[-1].reasons is not None
+    assert set(told[-1].reasons) <= {"cup", "table", "spoon"}

@@ -1,0 +1,1 @@
+"""The demo: one's own images, classes and reasons in a browser. See `__main__` for the command line."""
