@@ -105,7 +105,7 @@ def test_registered_data_sets_give_records_with_labels_and_groups(
     names = register(tmp_path)
     assert names == tuple(f"mini_{split}_{kind}" for split in SPLITS for kind in ("sem_seg", "panoptic"))
     assert set(names) <= set(dataset_names())
-    assert not (tmp_path / "train").exists(), "training pictures are drawn when they are asked for"
+    assert not (tmp_path / "train").exists(), "training images are drawn when they are asked for"
     assert register(tmp_path) == names
     for split in dataset.SPLITS:
         semantic = DatasetCatalog.get(f"mini_{split}_sem_seg")

@@ -19,7 +19,7 @@ BY_NAME = {entry.name: entry for entry in VAL_CLASSES}
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """Enough pictures to look at; what the observer reads of them is the list of segments."""
+    """Enough images to look at; what the observer reads of them is the list of segments."""
     return [render_scene(seed, "val") for seed in range(60)]
 
 

@@ -207,7 +207,7 @@ def test_page_shows_every_picture_with_the_reason_that_made_the_difference(page:
     assert shown.text.count("0% of its pixels right by names only, 100% with image-specific reasons") == with_new
     assert "The reasons come from a simulated observer" in shown.text
     assert "misses 10% of the classes" in shown.text
-    assert "(2 other pictures, 16 classes): mIoU 100.0, PQ 100.0." in shown.text
+    assert "(2 other images, 16 classes): mIoU 100.0, PQ 100.0." in shown.text
     assert "random stand-ins" not in shown.text
     for entry in VAL_CLASSES:
         assert entry.name in shown.text
@@ -225,7 +225,7 @@ def test_observers_errors_are_shown_beside_its_reasons(page: Path, layout: Layou
         misnamed += len(errors["misnamed"])
     assert missed and added and misnamed
     assert shown.text.count(": missed by the observer") >= missed
-    assert shown.text.count("named by the observer, but not in the picture") >= added
+    assert shown.text.count("named by the observer, but not in the image") >= added
     assert shown.text.count(": misnamed, ") >= misnamed
 
 

@@ -1,4 +1,4 @@
-"""The whole command on a few pictures with stand-in weights; its figures are those of train_net.py."""
+"""The whole command on a few images with stand-in weights; its figures are those of train_net.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> None:
-    """Three pictures below a folder of their own; and what train_net.py's tests set up in this process undone."""
+    """Three images below a folder of their own; and what train_net.py's tests set up in this process undone."""
     monkeypatch.setattr(logging.getLogger("maft"), "propagate", True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     monkeypatch.setattr(dataset, "COUNTS", PICTURES)
@@ -54,7 +54,7 @@ def output(few: None, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.C
     for title in (*kinds, "image-specific, aligned", *(f"SED, {kind}" for kind in kinds)):
         assert f"== {title}" in printed.out
         assert f"| {title}" in printed.out
-    assert "Seen kinds alone, by names only (2 other pictures, 16 classes): mIoU" in printed.out
+    assert "Seen kinds alone, by names only (2 other images, 16 classes): mIoU" in printed.out
     assert "MEANS NOTHING" in printed.err
     return folder
 
@@ -124,7 +124,7 @@ def test_missing_weights_are_one_line(few: None, tmp_path: Path, capsys: pytest.
 
 
 def test_pictures_reach_the_network_in_their_own_size(few: None) -> None:
-    """No picture is resized or padded: 256 pixels are a multiple of the network's stride."""
+    """No image is resized or padded: 256 pixels are a multiple of the network's stride."""
     cfg = build_config("configs/mini/eval_reason.yaml", ["MODEL.DEVICE", "cpu"])
     register_datasets(cfg)
     record = DatasetCatalog.get(DATASET)[0]

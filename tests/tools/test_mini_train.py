@@ -41,7 +41,7 @@ FEW = Recipe(iterations=4, scenes=8, batch=3, warmup=1)
 
 @pytest.fixture
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_repository: None) -> Iterator[Path]:
-    """A mini world of few pictures, apart from the user's."""
+    """A mini world of few images, apart from the user's."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     for split, count in (("train", 8), ("val", 16), ("closed", 4)):
         monkeypatch.setitem(dataset.COUNTS, split, count)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import skimage.data
+import torch
 from PIL import Image
 
 from maft.config import build_config
@@ -14,6 +15,7 @@ from maft.errors import UserError
 from maft.result import percent
 from reason.vocabulary import load_vocabulary
 from tools.segment.cli import SECTIONS, main, parse_arguments
+from tools.segment.from_config import by_config
 from tools.segment.inputs import find_images, mark_things, read_vocabulary, targets
 
 CONFIG = "tests/assets/tiny.yaml"
@@ -108,3 +110,8 @@ def test_every_section_of_the_config_is_known_as_one() -> None:
 def test_percentages_say_neither_nothing_nor_all_where_it_is_not_so() -> None:
     shares = (1.0, 0.99999, 0.9994, 0.5, 0.0006, 0.0001)
     assert [percent(share) for share in shares] == ["100.0%", ">99.9%", "99.9%", "50.0%", "0.1%", "<0.1%"]
+
+
+def test_the_config_says_the_precision(in_repository: None) -> None:
+    words = ["docs/scene.jpg", "--vocabulary", "cat", "--model", "sed-mini", "MODEL.PRECISION", "bfloat16"]
+    assert by_config(parse_arguments(words)).build().dtype == torch.bfloat16

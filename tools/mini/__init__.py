@@ -1,5 +1,5 @@
 """`mini`: a small open-vocabulary world that is drawn, not collected, and the whole method on it.
 
-`world` says what there is, `drawing` and `scenes` make pictures with labels, `captions` says what a region shows,
+`world` says what there is, `drawing` and `scenes` make images with labels, `captions` says what a region shows,
 `observer` writes the reasons, `dataset` puts everything into files and registers it.
 """

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=command("mini"), description=described(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("prepare", parents=[common], help="draw training and validation pictures")
+    commands.add_parser("prepare", parents=[common], help="draw training and validation images")
     evaluate = commands.add_parser(
         "evaluate", parents=[common, placed], help="evaluate, print the table, write the report"
     )

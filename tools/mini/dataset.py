@@ -1,7 +1,7 @@
 """The mini world as files, and as data sets of detectron2: `mini_{train,val,closed}_{sem_seg,panoptic}`.
 
 Below a split's folder, such as `<root>/val`:
-images/<stem>.png             pictures, RGB
+images/<stem>.png             images, RGB
 annotations/<stem>.png        class indices of the split's vocabulary, 255 = none
 panoptic/<stem>.png           COCO panoptic segments, described in panoptic.json
 vocabulary.json               the classes
@@ -9,7 +9,7 @@ prepared.json                 what made the folder
 and for "val", for every observer of `observer.LEVELS`:
 generic_reason/<observer>.json           MODEL.TEST_CLASS_REASON_JSON
 image_reason/<observer>/mini/<stem>.json     MODEL.REASON_DIR is image_reason/<observer>, MODEL.REASON_DATA is mini
-and, to tell what the mere list of a picture's classes is worth:
+and, to tell what the mere list of an image's classes is worth:
 image_reason/list-only/mini/<stem>.json      the default observer's classes, each with its generic reason
 """
 
@@ -50,7 +50,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "closed")
 COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120, "closed": 60}
 REASON_DATA = "mini"
 LIST_ONLY = "list-only"
-"""In place of an observer's name: its classes of a picture, each with its generic reason."""
+"""In place of an observer's name: its classes of an image, each with its generic reason."""
 
 _SOURCES = ("world.py", "drawing.py", "scenes.py", "observer.py", "dataset.py")
 
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def images(self) -> Path:
-        """Folder of the pictures."""
+        """Folder of the images."""
         return self.folder / "images"
 
     @property
@@ -121,7 +121,7 @@ def prepare(
     Args:
         root: `default_root()` if None.
         splits: which ones.
-        counts: how many pictures a split has; `COUNTS` if None.
+        counts: how many images a split has; `COUNTS` if None.
 
     Raises:
         UserError: the folder cannot be written.
@@ -129,7 +129,7 @@ def prepare(
     layouts = {split: Layout(default_root() if root is None else Path(root), split) for split in splits}
     counts = COUNTS if counts is None else counts
     for split, layout in layouts.items():
-        marker = {"sources": _source_hash(), "numpy": np.__version__, "pictures": counts[split]}
+        marker = {"sources": _source_hash(), "numpy": np.__version__, "images": counts[split]}
         if not _is_prepared(layout, marker):
             try:
                 _make(layout, marker)
@@ -142,7 +142,7 @@ def prepare(
 
 
 def register(root: str | Path | None = None) -> tuple[str, ...]:
-    """Register the data sets and prepare the validation split; other pictures are drawn when they are first loaded.
+    """Register the data sets and prepare the validation split; other images are drawn when they are first loaded.
 
     Their metadata also has `class_groups`, a tuple of "seen", "synonym" or "new" per class. A second call, with another
     root for example, replaces the first.
@@ -206,7 +206,7 @@ def _make(layout: Layout, marker: Mapping[str, Any]) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.root, prefix=f".{layout.split}-", ignore_cleanup_errors=True) as aside:
         made = Layout(Path(aside), layout.split)
-        _write_split(made, int(marker["pictures"]))
+        _write_split(made, int(marker["images"]))
         made.marker.write_text(json.dumps(marker) + "\n", encoding="utf-8")
         if layout.folder.exists():
             layout.folder.rename(Path(aside) / "old")
@@ -223,7 +223,7 @@ def _write_split(layout: Layout, count: int) -> None:
         folder.mkdir(parents=True)
     dump_vocabulary(vocabulary(split), layout.vocabulary)
     images, annotations = [], []
-    for number in Bar(range(count), desc=f"mini world, {split}", unit="picture", disable=count < 200):
+    for number in Bar(range(count), desc=f"mini world, {split}", unit="image", disable=count < 200):
         scene, name = render_scene(number, split), f"{split}_{number:04d}.png"
         for folder, pixels in (
             (layout.images, scene.image),
@@ -247,7 +247,7 @@ def _write_split(layout: Layout, count: int) -> None:
 
 
 def _observe(layout: Layout, scene: Scene, number: int, name: str) -> None:
-    """Write every observer's reasons for one picture."""
+    """Write every observer's reasons for one image."""
     classes = classes_of("val")
     for level, rates in observer.LEVELS.items():
         triplet = observer.observe_scene(scene, classes, rates, number)

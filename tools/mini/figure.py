@@ -1,4 +1,4 @@
-"""The README's picture: one drawn image, segmented by names only and with its reasons, and the reason that counted."""
+"""The README's image: one drawn image, segmented by names only and with its reasons, and the reason that counted."""
 
 from __future__ import annotations
 

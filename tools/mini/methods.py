@@ -54,11 +54,11 @@ class Method:
 
 
 CLOSED = Method("closed", "names only, seen kinds alone", reasons=False, dataset="mini_closed_panoptic")
-"""What the segmentor can do with what it was trained on: pictures without any other kind, and their names."""
+"""What the segmentor can do with what it was trained on: images without any other kind, and their names."""
 
 
 def main_methods(layout: Layout) -> tuple[Method, ...]:
-    """MAFT+: without reasons, with generic ones, with those of the picture, in both modes."""
+    """MAFT+: without reasons, with generic ones, with those of the image, in both modes."""
     specific = _image(layout, DEFAULT_LEVEL)
     return (
         Method("names", "names only", reasons=False, shown=True),
@@ -85,7 +85,7 @@ def sweep_methods(layout: Layout) -> tuple[Method, ...]:
         if level != DEFAULT_LEVEL:
             methods.append(Method(f"generic@{level}", "generic reasons", True, _generic(layout, level)))
             methods.append(Method(f"image@{level}", "image-specific reasons", True, _image(layout, level)))
-    listed = "list of the picture's classes, generic reasons"
+    listed = "list of the image's classes, generic reasons"
     methods.append(Method(f"image@{LIST_ONLY}", listed, True, _image(layout, LIST_ONLY, DEFAULT_LEVEL)))
     return tuple(methods)
 

@@ -1,7 +1,7 @@
 """A simulated observer: writes reasons for the mini world as a multimodal model would, with errors at stated rates.
 
 It stands in for the model, since none of a useful size runs on a laptop. It knows the vocabulary and what each class
-generally looks like, it looks at a picture, and it errs: a perfect one would give the answer away. What it got wrong is
+generally looks like, it looks at an image, and it errs: a perfect one would give the answer away. What it got wrong is
 noted in the image-specific file (field "observer"), for people; no reader of reasons looks at it.
 """
 
@@ -27,9 +27,9 @@ class Rates:
     """How often the observer errs, each in [0, 1].
 
     Attributes:
-        miss: a class that is in the picture is not named.
-        add: for every class in the picture, one that is not in it is named beside it; in half of the cases it is the
-            absent class most like the one in the picture, else any.
+        miss: a class that is in the image is not named.
+        add: for every class in the image, one that is not in it is named beside it; in half of the cases it is the
+            absent class most like the one in the image, else any.
         misname: a value (a colour, a shape, …) of a named class is given as another value of that axis, at random. The
             class's phrases then all say the wrong one.
     """
@@ -48,7 +48,7 @@ DEFAULT_LEVEL = "observer-10"
 
 
 def observe_classes(classes: Sequence[MiniClass], rates: Rates, seed: int = 0) -> dict[str, Reason]:
-    """Generic reasons of every class, without a picture; only `rates.misname` matters.
+    """Generic reasons of every class, without an image; only `rates.misname` matters.
 
     The colour of a class that varies is not known, so no phrase names one.
     """
@@ -61,13 +61,13 @@ def observe_classes(classes: Sequence[MiniClass], rates: Rates, seed: int = 0) -
 
 
 def observe_scene(scene: Scene, classes: Sequence[MiniClass], rates: Rates, seed: int) -> ImageTriplet:
-    """Reasons for one picture: of the classes that the observer believes to see.
+    """Reasons for one image: of the classes that the observer believes to see.
 
     Args:
         scene: its class indices are those of `classes`.
         classes: the vocabulary.
         rates: how often it errs.
-        seed: the picture's number; the same seed gives the same errors.
+        seed: the image's number; the same seed gives the same errors.
 
     Returns:
         the triplet; it may name no class.

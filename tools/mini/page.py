@@ -37,7 +37,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as a data URI, with the classes that are in it."""
+    """An image as a data URI, with the classes that are in it."""
 
     title: str
     note: str
@@ -47,12 +47,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the reasons changed most in a picture.
+    """What the reasons changed most in an image.
 
     Attributes:
         headline: the class and the parts of its pixels that are right, without and with reasons.
         better: whether it changed for the better.
-        reason: the class's reason for this picture; None if the observer gave none.
+        reason: the class's reason for this image; None if the observer gave none.
         remarks: what the observer got wrong about it.
     """
 
@@ -64,7 +64,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the validation split; `observed` are all reasons for it, `errors` what is wrong with them."""
+    """One image of the validation split; `observed` are all reasons for it, `errors` what is wrong with them."""
 
     title: str
     figures: Sequence[Figure]
@@ -117,7 +117,7 @@ def _bar(method: str, value: float | None) -> str:
 
 
 def picture(content: Picture) -> str:
-    """One picture with everything about it."""
+    """One image with everything about it."""
     figures = "".join(_figure(figure, content.title) for figure in content.figures)
     reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.observed)
     errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>no error</p>"
@@ -125,7 +125,7 @@ def picture(content: Picture) -> str:
     return (
         f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures{rows}">{figures}</div>'
         f"{_difference(content.difference)}"
-        f"<details><summary>all reasons for this picture, and the observer's errors</summary>"
+        f"<details><summary>all reasons for this image, and the observer's errors</summary>"
         f"<dl>{reasons}</dl>{errors}</details></div>"
     )
 

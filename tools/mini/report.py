@@ -1,4 +1,4 @@
-"""The report: what the evaluations gave, group by group, class by class, and picture by picture with its reasons."""
+"""The report: what the evaluations gave, group by group, class by class, and image by image with its reasons."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _HELPED, _HARMED = 8, 6
 _WEBP_QUALITY = 78
 _GROUP_TITLES = {
     "seen": "Seen: trained on under this name",
-    "synonym": "Synonym: kinds of the training pictures under a name that the segmentor never met",
-    "new": "New: made-up names for combinations that no training picture shows",
+    "synonym": "Synonym: kinds of the training images under a name that the segmentor never met",
+    "new": "New: made-up names for combinations that no training image shows",
 }
 _BOTH = " Rows that name no segmentor are MAFT+'s; SED gives class maps and no segments."
 _SEEDED = "The weights are random stand-ins: nothing on this page means anything."
@@ -46,7 +46,7 @@ _SEEDED = "The weights are random stand-ins: nothing on this page means anything
 
 @dataclass(frozen=True)
 class _Seen:
-    """One picture: its labels, what every shown method predicted, and the observer's reasons."""
+    """One image: its labels, what every shown method predicted, and the observer's reasons."""
 
     stem: str
     pixels: NDArray[np.uint8]
@@ -56,7 +56,7 @@ class _Seen:
     triplet: ImageTriplet
 
     def right(self, method: str) -> dict[int, float]:
-        """Class of the picture to the part of its pixels that a method gets right, in [0, 1]."""
+        """Class of the image to the part of its pixels that a method gets right, in [0, 1]."""
         classes = self.predictions[method].classes
         return {
             int(index): float((classes[self.truth.classes == index] == index).mean())
@@ -65,7 +65,7 @@ class _Seen:
 
     @property
     def gain(self) -> float:
-        """What reasons add to these parts, on average over the picture's classes."""
+        """What reasons add to these parts, on average over the image's classes."""
         before, after = self.right(_BEFORE), self.right(_AFTER)
         return sum(after[index] - before[index] for index in after) / len(after)
 
@@ -114,11 +114,11 @@ def _head(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
         page.heading("mini: OpenSeg-R in a drawn world", 1),
         page.paragraphs(_SEEDED, style="wrong") if seeded else "",
         page.paragraphs(
-            f"{count} drawn pictures of things that combine a shape, a colour, a texture and a part, on grounds of a "
-            "colour and a pattern. A small CLIP and a small segmentor, trained on other pictures, name them out of "
+            f"{count} drawn images of things that combine a shape, a colour, a texture and a part, on grounds of a "
+            "colour and a pattern. A small CLIP and a small segmentor, trained on other images, name them out of "
             f"{len(VAL_CLASSES)} classes: by names alone, or with reasons, which say what a class looks like.",
             "The reasons come from a simulated observer, not from a language model. For the figures of this page it "
-            f"errs: it misses {rates.miss:.0%} of the classes in a picture; beside {rates.add:.0%} of them it names "
+            f"errs: it misses {rates.miss:.0%} of the classes in an image; beside {rates.add:.0%} of them it names "
             "one that is not there, half of the time the one most like it; and it gives "
             f"{rates.misname:.0%} of all values (colours, shapes, …) wrongly. Generic reasons misname as often.",
         ),
@@ -138,7 +138,7 @@ def _tables(methods: Sequence[Method], evaluations: Mapping[str, Mapping[str, An
         page.paragraphs(
             f"Percent. mIoU of {counts['seen']} seen, {counts['synonym']} synonym and {counts['new']} new classes, in "
             "the reference's definition restricted to each group; panoptic quality over all classes. Varying: new "
-            "classes whose colour is another one in every picture, so that only reasons for the picture can tell it."
+            "classes whose colour is another one in every image, so that only reasons for the image can tell it."
             + (_BOTH if any(not method.panoptic for method in methods) else ""),
             style="soft",
         ),
@@ -165,14 +165,14 @@ def _sweep(output: Path, weights: str) -> list[str]:
     for row in sweep["rows"]:
         listed = row["observer"] == LIST_ONLY
         observer = f"{LEVELS[DEFAULT_LEVEL if listed else row['observer']].miss:.0%} errors"
-        kind = "generic, of the classes named in the picture" if listed else f"{row['reasons']} reasons"
+        kind = "generic, of the classes named in the image" if listed else f"{row['reasons']} reasons"
         rows.append([f"{observer}: {kind}", *(f"{row['scores'][key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
     return [
         page.heading("How much the observer's errors cost", 3),
         page.table(page.Table(["observer", *GROUPS, "varying", *QUALITIES], rows)),
         page.paragraphs(
             "The rate holds for missed classes, added classes and misnamed values alike. The last row has the default "
-            "observer's list of classes for each picture with nothing but their generic reasons: what the list alone "
+            "observer's list of classes for each image with nothing but their generic reasons: what the list alone "
             f"is worth.{where}",
             style="soft",
         ),
@@ -237,9 +237,9 @@ def _sections(pictures: Sequence[_Seen], methods: Sequence[Method]) -> list[str]
         return "\n".join(page.picture(_picture(seen, titles, words)) for seen in some)
 
     parts = [
-        page.heading("Pictures where reasons helped most"),
+        page.heading("Images where reasons helped most"),
         page.paragraphs(
-            "Most: on average over the classes of a picture. Under each picture: the class of which the largest part "
+            "Most: on average over the classes of an image. Under each image: the class of which the largest part "
             "changed from wrong to right or back, between names only and image-specific reasons, and the reason that "
             "did it. Colours stand for classes.",
             style="soft",
@@ -247,15 +247,15 @@ def _sections(pictures: Sequence[_Seen], methods: Sequence[Method]) -> list[str]
         show(helped),
     ]
     if harmed:
-        parts += [page.heading("Pictures where they helped least, or did harm"), show(harmed)]
+        parts += [page.heading("Images where they helped least, or did harm"), show(harmed)]
     if others:
-        parts += [page.heading("All other pictures"), page.folded(f"show {len(others)} pictures", show(others))]
+        parts += [page.heading("All other images"), page.folded(f"show {len(others)} images", show(others))]
     return parts
 
 
 def _picture(seen: _Seen, titles: Mapping[str, str], words: Vocabulary) -> page.Picture:
     figures = [
-        page.Figure("Picture", f"{seen.pixels.shape[1]} x {seen.pixels.shape[0]} pixels", data_uri(seen.pixels)),
+        page.Figure("Image", f"{seen.pixels.shape[1]} x {seen.pixels.shape[0]} pixels", data_uri(seen.pixels)),
         _figure("Ground truth", "", seen, seen.truth, words),
     ]
     for name, maps in seen.predictions.items():
@@ -297,7 +297,7 @@ def _difference(seen: _Seen, observer: Mapping[str, Any]) -> page.Difference | N
 def _errors(observer: Mapping[str, Any]) -> list[str]:
     """What the observer noted of its own errors, a sentence each, beginning with the class."""
     texts = [f"{name}: missed by the observer" for name in observer.get("missed", ())]
-    texts += [f"{name}: named by the observer, but not in the picture" for name in observer.get("added", ())]
+    texts += [f"{name}: named by the observer, but not in the image" for name in observer.get("added", ())]
     for name, values in observer.get("misnamed", {}).items():
         said = ", ".join(f"{axis} {wrong} in place of {true}" for axis, (true, wrong) in values.items())
         texts.append(f"{name}: misnamed, {said}")
@@ -305,7 +305,7 @@ def _errors(observer: Mapping[str, Any]) -> list[str]:
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """The picture (H, W, 3) as a WebP data URI."""
+    """The image (H, W, 3) as a WebP data URI."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="WEBP", quality=_WEBP_QUALITY, method=2)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -127,7 +127,7 @@ def closed_sentence(results: Mapping[str, Any]) -> str:
     """What the evaluation of seen kinds alone says."""
     semantic, panoptic = results["metrics"]["sem_seg"], results["metrics"]["panoptic_seg"]["all"]
     return (
-        f"Seen kinds alone, by names only ({results['images']['total']} other pictures, {len(TRAIN_CLASSES)} classes): "
+        f"Seen kinds alone, by names only ({results['images']['total']} other images, {len(TRAIN_CLASSES)} classes): "
         f"mIoU {semantic['mIoU_reference']:.1f}, PQ {panoptic['PQ']:.1f}."
     )
 

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _READING = (
     "mIoU and PQ in percent; mIoU per group in the reference's definition, restricted to the group's classes. "
-    '"varying": the new\nclasses whose colour is another one in every picture. The reasons are written by a simulated '
+    '"varying": the new\nclasses whose colour is another one in every image. The reasons are written by a simulated '
     "observer that errs:\nsee docs/mini.md."
 )
 
@@ -96,7 +96,7 @@ def _weights(segmentor: SegmentorName) -> dict[str, str]:
 def run(
     output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool, segmentor: SegmentorName | None = None
 ) -> None:
-    """Draw the pictures where that is still to be done, evaluate, print the table, write results.json and the report.
+    """Draw the images where that is still to be done, evaluate, print the table, write results.json and the report.
 
     Args:
         output: where everything goes.

@@ -1,4 +1,4 @@
-"""Scenes: a picture of two to four things on one or two kinds of ground, with its labels; all from one number.
+"""Scenes: an image of two to four things on one or two kinds of ground, with its labels; all from one number.
 
 The same seed gives the same scene in every process. Nothing is read or written here.
 """
@@ -26,7 +26,7 @@ from .world import (
 )
 
 SIDE = 256
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 
 IGNORE_LABEL = 255
 _STREAMS = {"train": 1, "val": 2, "clip": 3, "closed": 4}
@@ -65,7 +65,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it.
+    """An image and what is in it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -136,7 +136,7 @@ def _choose(rng: np.random.Generator, kinds: Sequence[Kind]) -> list[_Plan]:
 
 
 def _colors_of_the_picture(rng: np.random.Generator, chosen: Sequence[Kind]) -> dict[str, str]:
-    """One colour for every kind that varies, such that no two kinds of the picture look the same."""
+    """One colour for every kind that varies, such that no two kinds of the image look the same."""
     colors: dict[str, str] = {}
     for kind in chosen:
         if kind.varies and kind.name not in colors:
@@ -220,7 +220,7 @@ def _draw_grounds(
 
 
 def _border(rng: np.random.Generator, columns: drawing.Field, rows: drawing.Field) -> drawing.Field:
-    """Signed distance to a wavy line across the picture, at any angle, that leaves both sides room."""
+    """Signed distance to a wavy line across the image, at any angle, that leaves both sides room."""
     along, across = _turned(columns - SIDE / 2, rows - SIDE / 2, rng.uniform(0, 2 * np.pi))
     waves = rng.uniform(4, 12) * np.sin(along * np.float32(2 * np.pi / rng.uniform(90, 200)) + rng.uniform(0, 6))
     return (across + waves - rng.uniform(-40, 40)).astype(np.float32)

@@ -159,7 +159,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and captions")
     parser.add_argument("--output", type=user_path, help="default: out/mini_train/seed<seed>, or sed-seed<seed>")
     parser.add_argument("--clip-iterations", type=int, default=Recipe.iterations, help="steps of CLIP's training")
-    parser.add_argument("--clip-scenes", type=int, default=Recipe.scenes, help="different pictures that CLIP sees")
+    parser.add_argument("--clip-scenes", type=int, default=Recipe.scenes, help="different images that CLIP sees")
     parser.add_argument("--ship", action="store_true", help="also write the weights to tools/mini/weights")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

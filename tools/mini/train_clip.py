@@ -1,4 +1,4 @@
-"""Trains the CLIP of the mini world, contrastively, on regions of its pictures and captions of them.
+"""Trains the CLIP of the mini world, contrastively, on regions of its images and captions of them.
 
     python -m tools.mini.train_clip [--seed 0] [--output out/mini/clip.safetensors]
 
@@ -6,7 +6,7 @@ Regions are pooled from the dense features as in the segmentor, since that is wh
 then the trunk's head and CLIP's projection. First come close-ups, cheap and mostly of free combinations of attributes,
 so that kinds are not learned by heart; then whole scenes. Two losses add up. One is CLIP's: regions against the sayings
 of a batch, both ways, where several may be true of a region, or of several regions. The other asks every region what it
-is called and which value of every axis it has; each option is a caption. Nothing here sees a validation picture.
+is called and which value of every axis it has; each option is a caption. Nothing here sees a validation image.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Recipe:
     """How the mini CLIP is trained.
 
     Attributes:
-        seed: of initial weights, order, flips and captions; the pictures are always the same.
+        seed: of initial weights, order, flips and captions; the images are always the same.
         iterations: steps.
         close_ups: part of the steps, the first ones, that see close-ups.
         batch: scenes a step.
         close_up_batch: close-ups a step.
-        scenes: different pictures.
+        scenes: different images.
         rate: largest learning rate; it rises linearly over `warmup` steps and falls to zero as a cosine.
         warmup: steps.
         weight_decay: of matrices, embeddings apart.
@@ -87,7 +87,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Regions:
-    """A picture for training.
+    """An image for training.
 
     pixels: (3, H, W) uint8 RGB. masks: (N, H / 4, W / 4) uint8, how many of a cell's 16 pixels belong to each region.
     segments: the N regions. facts: (N, F).
@@ -170,7 +170,7 @@ class RegionClip(nn.Module):
 
         Args:
             pixels: (B, 3, H, W) RGB in [0, 255].
-            masks: a picture's (N, H / 4, W / 4), as in `Regions`.
+            masks: an image's (N, H / 4, W / 4), as in `Regions`.
 
         Returns:
             (sum of N, E), L2-normalised.
@@ -240,7 +240,7 @@ def question_loss(features: Tensor, options: Sequence[Tensor], answers: Tensor, 
 
 
 def step_loss(model: RegionClip, batch: Sequence[Regions], rng: np.random.Generator) -> Tensor:
-    """Both losses of a batch of pictures, each flipped or not."""
+    """Both losses of a batch of images, each flipped or not."""
     flips = rng.random(len(batch)) < 0.5
     pixels = [sample.pixels.flip(-1) if flip else sample.pixels for sample, flip in zip(batch, flips, strict=True)]
     masks = [sample.masks.flip(-1) if flip else sample.masks for sample, flip in zip(batch, flips, strict=True)]

@@ -1,7 +1,7 @@
 """What there is in the mini world: attributes, kinds of things and stuff, their names, and the two vocabularies.
 
 A kind is a combination of attributes. Things have a shape, a colour, a texture and a part; stuff has a colour, a
-pattern and a tone of the pattern. The combinations of the kinds of `NEW` occur in no training picture, neither of CLIP
+pattern and a tone of the pattern. The combinations of the kinds of `NEW` occur in no training image, neither of CLIP
 nor of the segmentor, and their names in no caption (`held_out`); each of their attributes does.
 """
 
@@ -16,7 +16,7 @@ from reason.vocabulary import Vocabulary, VocabularyClass
 Group = Literal["seen", "synonym", "new"]
 GROUPS: tuple[Group, ...] = ("seen", "synonym", "new")
 Split = Literal["train", "val", "closed"]
-"""Training, validation, and pictures of seen kinds alone that training does not show."""
+"""Training, validation, and images of seen kinds alone that training does not show."""
 Attributes = Mapping[str, str]
 
 THING_VALUES: Mapping[str, tuple[str, ...]] = {
@@ -50,11 +50,11 @@ class Kind:
     """One kind of thing or stuff.
 
     Attributes:
-        name: what its training pictures call it; of a new kind, what the validation vocabulary calls it.
+        name: what its training images call it; of a new kind, what the validation vocabulary calls it.
         synonym: a second name, which CLIP's captions use and the segmentor's training does not; "" for new kinds.
         thing: countable.
         attributes: axis to value, as in `THING_VALUES` or `STUFF_VALUES`; no "color" if the colour varies.
-        colors: of a kind that varies, the colours it may have; one colour holds for all of a picture. Else empty.
+        colors: of a kind that varies, the colours it may have; one colour holds for all of an image. Else empty.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Kind:
 
     @property
     def varies(self) -> bool:
-        """Whether its colour is another one in every picture."""
+        """Whether its colour is another one in every image."""
         return bool(self.colors)
 
     def matches(self, attributes: Attributes) -> bool:
@@ -106,7 +106,7 @@ SEEN: tuple[Kind, ...] = (
     _stuff("wall brown bricks pale", synonym="masonry"),
     _stuff("pavement grey tiles dark", synonym="plaza"),
 )
-"""The kinds of the training pictures."""
+"""The kinds of the training images."""
 
 CALLED_BY_SYNONYM = frozenset(("ladybird", "kite", "chest", "moon", "lake"))
 """Seen kinds that the validation vocabulary calls by their synonym."""
@@ -118,7 +118,7 @@ NEW: tuple[Kind, ...] = (
     _thing("mupfel ring-shaped yellow striped none"),  # a wheel of another colour
     _thing("glimkan star-shaped orange dotted legs"),  # a starfish with legs in place of the core
     _thing("sondrup cross-shaped purple striped core"),
-    # Colour free: two that differ in nothing but the colours they have in a picture, one that is no ladybird only
+    # Colour free: two that differ in nothing but the colours they have in an image, one that is no ladybird only
     # because it is not red.
     _thing("yelvor crescent-shaped - checked horns", colors=_ANY),
     _thing("zikmon crescent-shaped - checked horns", colors=_ANY),
@@ -126,7 +126,7 @@ NEW: tuple[Kind, ...] = (
     _stuff("flendor green bricks pale"),  # a wall of another colour
     _stuff("kuplax grey pebbles dark"),  # a pavement of another pattern
 )
-"""The kinds that only validation pictures have."""
+"""The kinds that only validation images have."""
 
 KINDS = (*SEEN, *NEW)
 
@@ -176,7 +176,7 @@ def kind_with(thing: bool, attributes: Attributes, kinds: Iterable[Kind] = KINDS
 
 
 def held_out(thing: bool, attributes: Attributes) -> bool:
-    """Whether this full combination belongs to a new kind, so that no training picture may show it."""
+    """Whether this full combination belongs to a new kind, so that no training image may show it."""
     return kind_with(thing, attributes, NEW) is not None
 
 

@@ -178,7 +178,7 @@ def _prompts(mode: str, inputs: Inputs) -> Prompts:
         return generic_prompts(inputs.synonyms, reasons, inputs.num_des, "reference", "inputs.json")
     reasons = parse_image(inputs.image_reason, where="inputs.json: image_reason").reasons
     prompts = image_prompts(inputs.synonyms, reasons, inputs.num_des, "reference", "inputs.json")
-    # Reasons that name no class of the vocabulary leave the picture with generic ones.
+    # Reasons that name no class of the vocabulary leave the image with generic ones.
     return prompts if prompts is not None else _prompts("generic", inputs)
 
 

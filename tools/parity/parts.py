@@ -116,7 +116,7 @@ def _compare_scores(
 
 
 def check_preprocess(folder: Path) -> Report:
-    """Pictures as the test-time mapper hands them to the network."""
+    """Images as the test-time mapper hands them to the network."""
     facts, arrays = read_json(folder / "preprocess.json"), read_arrays(folder / "preprocess.npz")
     report = Report()
     for picture in sorted({key.split("/")[0] for key in arrays}):

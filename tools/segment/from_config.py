@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 
 from maft.config import build_config
@@ -26,6 +27,7 @@ CONFIGS = {
     "panoptic": ("configs/panoptic/eval.yaml", "configs/panoptic/eval_pano_reason.yaml"),
     "mini": ("configs/mini/eval.yaml", "configs/mini/eval_reason.yaml"),
     "sed-base": ("configs/sed/eval_base.yaml", "configs/sed/eval_base_reason.yaml"),
+    "sed-mini": ("configs/mini/sed_eval.yaml", "configs/mini/sed_eval_reason.yaml"),
     "sed-large": ("configs/sed/eval_large.yaml", "configs/sed/eval_large_reason.yaml"),
 }
 """Model -> its configs with class names only and with reasons, where KEY VALUE pairs come without a config."""
@@ -96,6 +98,7 @@ def _segmentor(cfg: CfgNode) -> Segmentor:
     return Segmentor(
         network,
         (mapper.short_edge, mapper.max_size),
+        dtype=getattr(torch, cfg.MODEL.PRECISION),
         attributes=settings.num_des,
         mode=settings.mode,
         fold=fold,
