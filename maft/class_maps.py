@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import cached_property
 
 import torch
@@ -13,6 +13,9 @@ _CLASSES_AT_ONCE = 64
 """Maps held at a time where a block of classes is resized: 64 of 800 x 1216 take 250 MB, all of A-847 3.3 GB."""
 _PIXELS_AT_ONCE = {"cpu": 4096, "cuda": 2**18}
 """Pixels whose scores are held at a time: 847 classes of 4096 pixels take 14 MB, which stay in a CPU's cache."""
+
+_KEPT_AT_MOST = 2**26
+"""Numbers that are kept for an image's next class maps: 256 MB, 100 masks of 800 x 838 pixels."""
 
 
 class ClassMaps:
@@ -29,6 +32,8 @@ class ClassMaps:
         covered: the C classes in the vocabulary, ascending; None for all.
         num_classes: V; classes that are not covered score zero.
         size: (height, width) that the maps are resized to bilinearly.
+        kept: where the fields of this image at a size are kept for its next class maps, if they are small enough; None
+            for nowhere.
     """
 
     def __init__(
@@ -38,7 +43,9 @@ class ClassMaps:
         covered: Sequence[int] | None,
         num_classes: int,
         size: tuple[int, int],
+        kept: MutableMapping[tuple[int, int], Tensor] | None = None,
     ) -> None:
+        self._kept = kept
         self._make_fields, self._mixture = fields, None if mixture is None else mixture.float()
         self._covered = tuple(range(num_classes)) if covered is None else tuple(covered)
         self.num_classes, self.size = num_classes, size
@@ -50,10 +57,15 @@ class ClassMaps:
 
     @cached_property
     def _fields(self) -> Tensor:
+        if self._kept is not None and self.size in self._kept:
+            return self._kept[self.size]
         fields = self._make_fields().float()
         # Resizing and mixing are linear, so they may change places: the fields first where that leaves fewer pixels.
         if self._mixture is not None and self.size[0] * self.size[1] <= fields.shape[-2] * fields.shape[-1]:
-            return resized_maps(fields, self.size)
+            fields = resized_maps(fields, self.size)
+        if self._kept is not None and fields.numel() <= _KEPT_AT_MOST:
+            self._kept.clear()
+            self._kept[self.size] = fields
         return fields
 
     def labels(self) -> Tensor:

@@ -6,7 +6,7 @@ is no K; with image-specific reasons the covered classes are those that the reas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import TypedDict
 
 import torch
@@ -63,6 +63,7 @@ def class_maps(
     class_index: Sequence[int] | None,
     num_classes: int,
     size: tuple[int, int],
+    kept: MutableMapping[tuple[int, int], Tensor] | None = None,
 ) -> ClassMaps:
     """Class maps: every query spreads its class probabilities over its mask.
 
@@ -71,12 +72,13 @@ def class_maps(
         mask_logits: gives (Q, H, W) of the image without padding.
         class_index, num_classes: see `scatter_classes`; class_index ascending.
         size: (height, width) of the result.
+        kept: where the masks at that size are kept for the image's next class maps; None for nowhere.
     """
     probabilities = log_scores.softmax(dim=-1)[..., :-1]
     if probabilities.dim() == 3:
         # Averaging over attributes before or after the sum over queries is the same; before, it costs one K-th.
         probabilities = probabilities.mean(dim=1)
-    return ClassMaps(lambda: mask_logits().sigmoid(), probabilities.T, class_index, num_classes, size)
+    return ClassMaps(lambda: mask_logits().sigmoid(), probabilities.T, class_index, num_classes, size, kept)
 
 
 def query_probabilities(log_scores: Tensor) -> Tensor:

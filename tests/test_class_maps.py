@@ -96,3 +96,22 @@ def test_scores_keep_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = ClassMaps(of(fields), mixture, None, 3, (5, 5))
         assert torch.equal(ours.scores(), expected.scores()) and torch.equal(ours.labels(), expected.labels())
+
+
+def test_fields_are_kept_for_the_next_question() -> None:
+    """They are made once per size, and the results stay; of another size, and above the bound, they are made anew."""
+    made: list[int] = []
+
+    def fields() -> torch.Tensor:
+        made.append(1)
+        return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    kept: dict[tuple[int, int], torch.Tensor] = {}
+    for seed in (1, 2):
+        mixture = torch.rand(4, 3, generator=torch.Generator().manual_seed(seed))
+        first = ClassMaps(fields, mixture, None, 4, (5, 7))
+        again = ClassMaps(fields, mixture, None, 4, (5, 7), kept)
+        assert torch.equal(first.labels(), again.labels()) and torch.equal(first.scores(), again.scores())
+    assert len(made) == 3 and set(kept) == {(5, 7)}
+    ClassMaps(fields, mixture, None, 4, (6, 6), kept).labels()
+    assert len(made) == 4 and set(kept) == {(6, 6)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -91,11 +91,13 @@ class View:
     regions: of this image alone (B = 1).
     image_size: (height, width) that the network was given.
     padded_size: (height, width) after padding.
+    masks: of the last class maps, by size: they do not depend on classes, and take most of the time of asking again.
     """
 
     regions: Regions
     image_size: tuple[int, int]
     padded_size: tuple[int, int]
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 class MAFTPlus(nn.Module):
@@ -262,7 +264,7 @@ class MAFTPlus(nn.Module):
         results = Results()
         if options.semantic:
             masks = partial(to_result if masks_first else to_image, logits)
-            results["class_maps"] = inference.class_maps(log_scores, masks, *covered, size)
+            results["class_maps"] = inference.class_maps(log_scores, masks, *covered, size, view.masks)
         if options.panoptic:
             results["panoptic_seg"] = inference.panoptic_segments(
                 log_scores,
