@@ -231,7 +231,7 @@ def changed(change: str) -> tuple[dict, dict[str, bytes]]:
         ("unlisted", "segment 7 is not in both"),
         ("lost", "segment 1 is not in both"),
         ("no png", "1 of 2 panoptic PNG"),
-        ("grey", "RGB picture"),
+        ("grey", "RGB image"),
         ("kind", "category 17 is none of the 133"),
         ("category", "category 12 is none of COCO's"),
         ("field", "KeyError('segments_info')"),
