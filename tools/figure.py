@@ -71,18 +71,18 @@ def read_rows(truth: Truth, runs: Sequence[Path], stems: Sequence[str], best: in
     Raises:
         UserError: an image that is none of the data set's, or predictions that cannot be used.
     """
-    known = {Path(record["file_name"]).stem for record in truth.records}
+    files = {Path(record["file_name"]).stem: record["file_name"] for record in truth.records}
     for stem in stems:
-        if stem not in known:
-            raise UserError(f"--images {stem}: is no image of {truth.name}{did_you_mean(stem, sorted(known))}")
-    rows = []
-    for together in zip(*(truth.predictions(run) for run in runs), strict=True):
+        if stem not in files:
+            raise UserError(f"--images {stem}: is no image of {truth.name}{did_you_mean(stem, sorted(files))}")
+    only = [files[stem] for stem in stems] or None
+    rows: list[Row] = []
+    for together in zip(*(truth.predictions(run, only) for run in runs), strict=True):
         record, _, label = together[0]
-        if not stems or Path(record["file_name"]).stem in stems:
-            marked = np.where(label == truth.ignore, NONE, label).astype(np.int32)
-            rows.append(Row(record["file_name"], marked, tuple(found for _, found, _ in together)))
-            if not stems:
-                rows = sorted(rows, key=lambda row: row.agreement(0) - row.agreement(len(runs) - 1))[:best]
+        marked = np.where(label == truth.ignore, NONE, label).astype(np.int32)
+        rows.append(Row(record["file_name"], marked, tuple(found for _, found, _ in together)))
+        if not stems:
+            rows = sorted(rows, key=lambda row: row.agreement(0) - row.agreement(len(runs) - 1))[:best]
     return sorted(rows, key=lambda row: stems.index(Path(row.file).stem)) if stems else rows
 
 

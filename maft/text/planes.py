@@ -134,9 +134,17 @@ def find_reasons(
     names: Sequence[Sequence[str]], reasons: Mapping[str, Reason], other_names: Sequence[Sequence[str]] | None
 ) -> list[str | None]:
     """The key of `reasons` that every class takes, or None: by `names`, else by the names of the other list."""
-    keys = _closest_keys(names, reasons)
-    others = keys if other_names is None else _closest_keys(other_names, reasons)
-    return [other if own is None else own for own, other in zip(keys, others, strict=True)]
+    return _or_by_others(_closest_keys(names, reasons), reasons, other_names)
+
+
+def _or_by_others(
+    by_own: list[str | None], reasons: Mapping[str, Reason], other_names: Sequence[Sequence[str]] | None
+) -> list[str | None]:
+    """The keys found by a class's own names, and those of the other list's names where there is none."""
+    if other_names is None:
+        return by_own
+    others = _closest_keys(other_names, reasons)
+    return [other if own is None else own for own, other in zip(by_own, others, strict=True)]
 
 
 def _closest_keys(names: Sequence[Sequence[str]], reasons: Mapping[str, Reason]) -> list[str | None]:
@@ -170,7 +178,8 @@ def _prompts(
     """The sentences of covered classes, or of every class, those without a reason by their names alone."""
     check_num_des(num_des)
     check_design(design)
-    found = find_reasons(names, reasons, other_names)
+    by_own = _closest_keys(names, reasons)
+    found = _or_by_others(by_own, reasons, other_names)
     given = [() if key is None else reasons[key].attributes for key in found]
     covered = [index for index, attributes in enumerate(given) if attributes]
     asked = list(range(len(names))) if every_class else covered
@@ -184,7 +193,6 @@ def _prompts(
                 ending = f" that has {own[turn % len(own)]}" if own else ""
                 sentences += [template.format(f"{name}{ending}") for name in names[index]]
     known = {name for own in (*names, *(other_names or ())) for name in own}
-    by_own = find_reasons(names, reasons, None)
     return PlanePrompts(
         sentences=tuple(sentences),
         groups=groups,

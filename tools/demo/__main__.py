@@ -68,10 +68,9 @@ def serve(options: argparse.Namespace) -> None:
     model = Model(options.reason_url.rstrip("/"), options.reason_model) if options.reason_url else None
     with tempfile.TemporaryDirectory(prefix="openseg-r-demo-") as folder:
         page = app.build(
-            segmentor,
+            app.App(segmentor, model, Path(folder)),
             f"model: {options.model}",
             samples(options.model, Path(folder)),
-            model,
             alarm=ALARM if weights == SEEDED else "",
         )
         page.queue(max_size=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,16 +42,6 @@ CSS = """
 """
 
 
-class ImageFile(gr.Image):
-    """An uploaded image as the file that it is: the library's own reader opens it, and says what is wrong with it."""
-
-    is_template = True  # shown as gr.Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The file's path; Gradio would open it here, and say nothing on the page where it cannot."""
-        return None if payload is None else str(payload.path)
-
-
 class Session:
     """What one user has open: the image that was looked at, and the last result; kept by Gradio per browser tab."""
 
@@ -83,10 +74,11 @@ class App:
     Args:
         segmentor: of all users.
         model: what "Ask a model" asks; None without.
+        folder: where files to be downloaded are written; the caller empties it.
     """
 
-    def __init__(self, segmentor: Segmentor, model: Model | None) -> None:
-        self.segmentor, self.model = segmentor, model
+    def __init__(self, segmentor: Segmentor, model: Model | None, folder: Path) -> None:
+        self.segmentor, self.model, self.folder = segmentor, model, folder
 
     def run(self, file: str | None, classes: str, kind: str, rows: list[Row], session: Session) -> tuple[Any, ...]:
         """Both results, cards, the list of attributes, and the session."""
@@ -115,11 +107,11 @@ class App:
         """Files of the last result."""
         if session.result is None:
             raise gr.Error("no result yet", print_exception=False)
-        return gr.File(write_files(session.result, Path(tempfile.mkdtemp(prefix="openseg-r-"))), visible=True)
+        return gr.File(write_files(session.result, self._new_folder()), visible=True)
 
     def save_table(self, rows: list[Row]) -> str:
         """The table as a reason file of an image."""
-        path = Path(tempfile.mkdtemp(prefix="openseg-r-"), "reasons.json")
+        path = self._new_folder() / "reasons.json"
         dump_image(as_triplet(to_reasons(rows)), path)
         return str(path)
 
@@ -130,12 +122,15 @@ class App:
     def ask(self, file: str | None, classes: str, session: Session) -> Iterator[tuple[Any, Any]]:
         """What the model says, step by step; in the end the table."""
         assert self.model is not None
-        seen = self._seen(file, session)
         try:
+            seen = self._seen(file, session)
             for asked in self.model.ask(Path(seen.name or ""), read_vocabulary_text(classes)):
                 yield asked.text, gr.skip() if asked.reasons is None else to_rows(asked.reasons)
         except USER_ERRORS as error:
             raise gr.Error(one_line(error), print_exception=False) from error
+
+    def _new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def _seen(self, file: str | None, session: Session) -> Seen:
         """The image, looked at once."""
@@ -150,89 +145,141 @@ def _annotated(result: Result) -> Any:
     return gr.AnnotatedImage(value, color_map=found.colours)
 
 
-def build(segmentor: Segmentor, title: str, samples: list[Sample], model: Model | None, alarm: str = "") -> gr.Blocks:
+def _file_of(upload: Any) -> str | None:
+    """An upload as the file that it is: the library's own reader opens it, and says what is wrong with it."""
+    return None if upload is None else str(upload.path)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a user changes, on the left."""
+
+    image: gr.Image
+    classes: gr.Textbox
+    kind: gr.Radio
+    table: gr.Dataframe
+    upload: gr.UploadButton
+    save: gr.DownloadButton
+    ask: gr.Button
+    answers: gr.Markdown
+    run: gr.Button
+
+    @classmethod
+    def placed(cls, first: Sample | None, *, asks: bool) -> Inputs:
+        """The components, into the column that is open.
+
+        Args:
+            first: what they begin with.
+            asks: whether there is a model to be asked.
+        """
+        image = gr.Image(
+            str(first.image) if first else None,
+            type="filepath",
+            sources=["upload", "clipboard"],
+            label="image",
+            elem_id="image",
+        )
+        # Gradio's own would open the file, and say nothing on the page where it cannot.
+        image.preprocess = _file_of  # type: ignore[assignment, method-assign]
+        classes = gr.Textbox(
+            first.classes if first else "",
+            lines=5,
+            max_lines=12,
+            label="classes",
+            info="one a line, synonyms after commas; or the name of a benchmark, such as ade150",
+            elem_id="classes",
+        )
+        kind = gr.Radio(list(KINDS), value=list(KINDS)[2], label="reasons", elem_id="kind")
+        table = gr.Dataframe(
+            first.rows if first else [],
+            headers=list(HEADERS),
+            type="array",
+            interactive=True,
+            wrap=True,
+            column_widths=["18%", "17%", "20%", "45%"],
+            label="reasons, to be edited",
+            elem_id="table",
+        )
+        with gr.Row():
+            upload = gr.UploadButton("load reasons", file_types=[".json"], size="sm")
+            save = gr.DownloadButton("save reasons", size="sm")
+        ask = gr.Button("ask a model", elem_id="ask", visible=asks)
+        answers = gr.Markdown(elem_id="answers", visible=asks)
+        run = gr.Button("segment", variant="primary", elem_id="run")
+        return cls(image, classes, kind, table, upload, save, ask, answers, run)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is shown, on the right."""
+
+    plain: gr.AnnotatedImage
+    reasoned: gr.AnnotatedImage
+    choice: gr.Dropdown
+    support: gr.Image
+    cards: gr.HTML
+    download: gr.Button
+    files: gr.File
+
+    @classmethod
+    def placed(cls) -> Outputs:
+        """The components, into the column that is open."""
+        with gr.Row():
+            plain = gr.AnnotatedImage(label="names only", elem_id="plain")
+            reasoned = gr.AnnotatedImage(label="with reasons", elem_id="reasoned")
+        with gr.Row():
+            with gr.Column():
+                choice = gr.Dropdown([], label="where the image supports an attribute", elem_id="attribute")
+                support_map = gr.Image(label="blue: least, red: most", interactive=False, elem_id="support")
+            shown_cards = gr.HTML(elem_id="cards")
+        download = gr.Button("label map, overlay and JSON", size="sm", elem_id="download")
+        files = gr.File(label="files", file_count="multiple", interactive=False, visible=False, elem_id="files")
+        return cls(plain, reasoned, choice, support_map, shown_cards, download, files)
+
+
+def build(app: App, title: str, samples: list[Sample], alarm: str = "") -> gr.Blocks:
     """The page.
 
     Args:
-        segmentor: of all users.
+        app: the functions behind it.
         title: says which model it is.
         samples: to begin with.
-        model: what "Ask a model" asks; None leaves that out.
         alarm: what must stand above everything; "" for nothing.
     """
-    app = App(segmentor, model)
-    first = samples[0] if samples else None
     with gr.Blocks(title="OpenSeg-R", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# OpenSeg-R\n{title}" + (f"\n\n**{alarm}**" if alarm else ""))
         session = gr.State(Session())
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                image = ImageFile(
-                    str(first.image) if first else None,
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    label="image",
-                    elem_id="image",
-                )
-                classes = gr.Textbox(
-                    first.classes if first else "",
-                    lines=5,
-                    max_lines=12,
-                    label="classes",
-                    info="one a line, synonyms after commas; or the name of a benchmark, such as ade150",
-                    elem_id="classes",
-                )
-                kind = gr.Radio(list(KINDS), value=list(KINDS)[2], label="reasons", elem_id="kind")
-                table = gr.Dataframe(
-                    first.rows if first else [],
-                    headers=list(HEADERS),
-                    type="array",
-                    interactive=True,
-                    wrap=True,
-                    column_widths=["18%", "17%", "20%", "45%"],
-                    label="reasons, to be edited",
-                    elem_id="table",
-                )
-                with gr.Row():
-                    upload = gr.UploadButton("load reasons", file_types=[".json"], size="sm")
-                    save = gr.DownloadButton("save reasons", size="sm")
-                if model:
-                    ask = gr.Button("ask a model", elem_id="ask")
-                    answers = gr.Markdown(elem_id="answers")
-                run = gr.Button("segment", variant="primary", elem_id="run")
+                left = Inputs.placed(samples[0] if samples else None, asks=app.model is not None)
             with gr.Column(scale=6, min_width=320):
-                with gr.Row():
-                    plain = gr.AnnotatedImage(label="names only", elem_id="plain")
-                    reasoned = gr.AnnotatedImage(label="with reasons", elem_id="reasoned")
-                with gr.Row():
-                    with gr.Column():
-                        choice = gr.Dropdown([], label="where the image supports an attribute", elem_id="attribute")
-                        support_map = gr.Image(label="blue: least, red: most", interactive=False, elem_id="support")
-                    card = gr.HTML(elem_id="cards")
-                download = gr.Button("label map, overlay and JSON", size="sm", elem_id="download")
-                files = gr.File(label="files", file_count="multiple", interactive=False, visible=False, elem_id="files")
+                right = Outputs.placed()
         if samples:
             gr.Examples(
                 [[str(one.image), one.classes, one.rows] for one in samples],
-                [image, classes, table],
+                [left.image, left.classes, left.table],
                 label="examples",
                 cache_examples=False,
             )
-        asked_for = [image, classes, kind, table, session]
-        given = [plain, reasoned, card, choice, session]
-        limits: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": NETWORK}
-        gr.on(
-            [run.click, kind.change, table.change, classes.submit, classes.blur, page.load],
-            told(app.run),
-            asked_for,
-            given,
-            trigger_mode="always_last",
-            **limits,
-        )
-        choice.change(told(app.attribute_map), [choice, session], support_map, **limits)
-        download.click(told(app.download), session, files)
-        save.click(told(app.save_table), table, save)
-        upload.upload(told(app.load_table), upload, table)
-        if model:
-            ask.click(app.ask, [image, classes, session], [answers, table], **limits)
+        _connect(app, page, left, right, session)
     return page
+
+
+def _connect(app: App, page: gr.Blocks, left: Inputs, right: Outputs, session: gr.State) -> None:
+    """Say what happens when something changes."""
+    limits: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": NETWORK}
+    edits = [left.kind.change, left.table.change, left.classes.submit, left.classes.blur]
+    gr.on(
+        [left.run.click, *edits, page.load],
+        told(app.run),
+        [left.image, left.classes, left.kind, left.table, session],
+        [right.plain, right.reasoned, right.cards, right.choice, session],
+        trigger_mode="always_last",
+        **limits,
+    )
+    right.choice.change(told(app.attribute_map), [right.choice, session], right.support, **limits)
+    right.download.click(told(app.download), session, right.files)
+    left.save.click(told(app.save_table), left.table, left.save)
+    left.upload.upload(told(app.load_table), left.upload, left.table)
+    if app.model:
+        left.ask.click(app.ask, [left.image, left.classes, session], [left.answers, left.table], **limits)

@@ -40,8 +40,7 @@ def write_page(report: Mapping[str, Any], truth: Truth, path: Path, reasons: Pat
     wanted = {file for entry in shown for file in entry["images"]}
     maps = {
         record["file_name"]: (predicted, label)
-        for record, predicted, label in truth.predictions(Path(run["run"]))
-        if record["file_name"] in wanted
+        for record, predicted, label in truth.predictions(Path(run["run"]), wanted)
     }
     number = {name: index for index, name in enumerate(truth.classes)}
     confusions = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ class Truth:
         others = MetadataCatalog.get(self.name).get("ignored_as_well", ())
         return read_label_map(record["sem_seg_file_name"], len(self.classes), self.ignore, others)
 
-    def predictions(self, run: Path) -> Iterator[tuple[Mapping[str, Any], Labels, Labels]]:
+    def predictions(
+        self, run: Path, only: Collection[str] | None = None
+    ) -> Iterator[tuple[Mapping[str, Any], Labels, Labels]]:
         """Record, prediction and ground truth of every image, each map (H, W).
 
         Args:
             run: OUTPUT_DIR of the evaluation that saved its predictions.
+            only: the files of the images that are wanted; None for all.
 
         Raises:
             UserError: predictions are missing, or have another size or other classes.
@@ -67,6 +70,8 @@ class Truth:
             raise UserError(f"{folder}: no saved predictions; evaluate with TEST.SAVE_PREDICTIONS True")
         names = prediction_names([record["file_name"] for record in self.records])
         for record in self.records:
+            if only is not None and record["file_name"] not in only:
+                continue
             path = folder / f"{names[record['file_name']]}.png"
             predicted, label = read_label_map(path, len(self.classes), -1), self.labels(record)
             if predicted.shape != label.shape:
