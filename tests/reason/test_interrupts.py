@@ -86,7 +86,7 @@ def test_the_command_line_leaves_no_traceback(photos: Path, tmp_path: Path) -> N
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
         assert f'File "{Path.cwd()}/reason/' not in error, error
-        still_starting = "init_import_site" in error or "runpy" in error  # Python's own traceback, before any of our code
+        still_starting = "Fatal Python error: init" in error or "runpy" in error  # Python's own, before any of our code
         assert still_starting or len(error.splitlines()) <= 1, error
 
 

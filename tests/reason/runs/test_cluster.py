@@ -83,6 +83,7 @@ def command(images: Path, model: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # vLLM starts three times, beside all other tests
 def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
     """Its portion is done by whoever takes over, nothing is done twice, and every image has its file."""
     output = tmp_path / "results"
@@ -105,7 +106,7 @@ def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, ph
             time.sleep(0.02)
         assert replicas, driver.communicate()[0]
         os.kill(min(replicas), signal.SIGKILL)
-        said = driver.communicate(timeout=500)[0]
+        said = driver.communicate(timeout=1000)[0]
     finally:
         driver.kill()
     assert driver.returncode == 0, said
