@@ -43,6 +43,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     "MODEL.REASON.FEATURE_DIR": ("reason_data/image_reason_feat", "the reference's JSON feature files; '' reads none"),
     "MODEL.REASON.BANK_DIR": ("reason_data/text_bank", "where sentence features are kept for good; '' keeps none"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "how they are stored: float32 or float16"),
+    "MODEL.REASON.TEXT_PRECISION": (
+        "float32",
+        "what sentences are encoded in: float32, or bfloat16, whose features are kept apart",
+    ),
     "MODEL.PRECISION": (
         "float32",
         "evaluation: float32, or bfloat16 for the network's products (autocast); scores, results and text stay float32",
@@ -168,6 +172,7 @@ CHOICES = {
     "MODEL.REASON.MODE": ("reference", "aligned"),
     "MODEL.REASON.FALLBACK": ("generic", "error"),
     "MODEL.REASON.BANK_DTYPE": ("float32", "float16"),
+    "MODEL.REASON.TEXT_PRECISION": ("float32", "bfloat16"),
     "MODEL.PRECISION": ("float32", "bfloat16"),
     "INPUT.DATASET_MAPPER_NAME": (
         "mask_former_semantic",

@@ -27,7 +27,7 @@ from maft.resources import MINI_MODELS, mini_weights
 from maft.result import FoundClass, Result
 from maft.sizes import resized
 from maft.text.bank import FeatureBank
-from maft.text.encoder import CLIPTextEncoder
+from maft.text.encoder import CLIPTextEncoder, TextPrecision
 from maft.text.planes import DESIGNS
 from maft.text.prompts import MODES
 from maft.text.rows import Origin
@@ -52,6 +52,7 @@ def load_segmentor(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype = torch.float32,
     attributes: int = 3,
     mode: str = "reference",
     design: str | None = None,
@@ -65,6 +66,7 @@ def load_segmentor(
         weights: the checkpoint, or "seeded" for random weights whose results mean nothing.
         device: default: a GPU where there is one.
         dtype: float32, or bfloat16 for autocast: faster, with results that differ in a few pixels.
+        text_dtype: the same for encoding sentences; `bank` keeps both kinds apart.
         attributes: K, the attributes of each reason that are used.
         mode: "reference", or "aligned", which averages each attribute over its own templates (MAFT+) and does not cut
             maps of very long images (SED).
@@ -77,8 +79,9 @@ def load_segmentor(
     Raises:
         UserError: unknown name, mode, design or dtype, or weights that are missing or of another model.
     """
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype {dtype}: choose torch.float32 or torch.bfloat16")
+    for argument, given in (("dtype", dtype), ("text_dtype", text_dtype)):
+        if given not in _DTYPES:
+            raise UserError(f"{argument} {given}: choose torch.float32 or torch.bfloat16")
     if mode not in MODES:
         raise UserError(f"mode: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
     if design is not None and design not in DESIGNS:
@@ -101,7 +104,14 @@ def load_segmentor(
         reason = str(error).splitlines()[0]
         raise UserError(f"device {str(chosen)!r} cannot be used here ({reason}); 'cpu' always can") from error
     return Segmentor(
-        network, build.SIZES[name], dtype=dtype, attributes=attributes, mode=mode, design=design, bank=bank
+        network,
+        build.SIZES[name],
+        dtype=dtype,
+        text_precision="bfloat16" if text_dtype == torch.bfloat16 else "float32",
+        attributes=attributes,
+        mode=mode,
+        design=design,
+        bank=bank,
     )
 
 
@@ -113,7 +123,7 @@ class Segmentor:
         size: (short side, longest side) that images are resized to, in pixels.
         dtype, attributes, mode, design, bank: see `load_segmentor`.
         fold: what makes the network's text input, in place of its own by `attributes`, `mode` and `design`.
-        bank_dtype: how `bank` stores features.
+        bank_dtype, text_precision: how `bank` stores features, and what they are encoded in.
         channels: the order in which the network takes an image's colours.
     """
 
@@ -129,13 +139,15 @@ class Segmentor:
         bank: str | Path | None = None,
         fold: Fold[Any, Any] | None = None,
         bank_dtype: Literal["float32", "float16"] = "float32",
+        text_precision: TextPrecision = "float32",
         channels: Literal["RGB", "BGR"] = "RGB",
     ) -> None:
         self.network, self.size, self.dtype = network, size, dtype
         self._reversed = channels == "BGR"
         self._fold: Fold[Any, Any] = fold or network.text_fold(attributes=attributes, mode=mode, design=design)
         clip = network.clip
-        encoder = CLIPTextEncoder(clip.clip_model, open_clip.get_tokenizer(clip.model_name))
+        tokenizer = open_clip.get_tokenizer(clip.model_name)
+        encoder = CLIPTextEncoder(clip.clip_model, tokenizer, precision=text_precision)
         folder = os.path.expanduser(bank) if bank else None
         self._bank = FeatureBank(encoder, self._fold.templates, folder, storage_dtype=bank_dtype)
         self._kept: dict[str, tuple[object, Any]] = {}

@@ -313,6 +313,7 @@ def extract(arguments: argparse.Namespace) -> int:
         tower_file(cfg.MODEL.WEIGHTS, text),
         device=device,
         batch_size=arguments.batch_size,
+        precision=cfg.MODEL.REASON.TEXT_PRECISION,
         prefix=text.prefix,
     )
     options = {"storage_dtype": cfg.MODEL.REASON.BANK_DTYPE}

@@ -99,7 +99,8 @@ class MAFT_Plus(MAFTPlus):
     def _text_source(self, *, reasons: bool) -> TextSource[Prompts, Classifier]:
         settings = self.settings
         if self._bank is None:
-            encoder = CLIPTextEncoder(self.clip.clip_model, open_clip.get_tokenizer(self.clip.model_name))
+            tokenizer = open_clip.get_tokenizer(self.clip.model_name)
+            encoder = CLIPTextEncoder(self.clip.clip_model, tokenizer, precision=settings.text_precision)
             self._bank = FeatureBank(encoder, settings.templates, settings.bank_dir, storage_dtype=settings.bank_dtype)
         fold = RowFold(
             templates=settings.templates,

@@ -220,6 +220,7 @@ def reason_settings(cfg: CfgNode, *, reasons: bool) -> ReasonSettings:
         reason_data=model.REASON_DATA,
         bank_dir=model.REASON.BANK_DIR or None,
         bank_dtype=model.REASON.BANK_DTYPE,
+        text_precision=model.REASON.TEXT_PRECISION,
         places=describe_image_reason_folders(model.REASON_DIR, model.REASON_DATA, root),
     )
 

@@ -162,7 +162,8 @@ class SED(Network):
     def _source(self, reasons: bool) -> TextSource[PlanePrompts, Planes]:
         settings = self.settings
         if self._bank is None:
-            encoder = CLIPTextEncoder(self.clip.clip_model, open_clip.get_tokenizer(self.clip.model_name))
+            tokenizer = open_clip.get_tokenizer(self.clip.model_name)
+            encoder = CLIPTextEncoder(self.clip.clip_model, tokenizer, precision=settings.text_precision)
             self._bank = FeatureBank(
                 encoder, self._fold.templates, settings.bank_dir, storage_dtype=settings.bank_dtype
             )

@@ -274,7 +274,7 @@ class FeatureBank:
             yield part, stored
 
     def _settle(self) -> None:
-        """Write or forget, if it is time to."""
+        """Write new rows to disk, or evict the oldest from memory, when due."""
         if self._shards is not None:
             late = time.monotonic() - self._last_flush >= self._flush_seconds
             if late or len(self._recent) >= self._flush_rows:

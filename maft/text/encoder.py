@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import open_clip
 import torch
@@ -29,6 +29,8 @@ TEXT_PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_fina
 CHECKPOINT_PREFIXES = ("backbone.clip_model.", "sem_seg_head.predictor.clip_model.", "clip_model.", "text.", "")
 """What may stand before the text tower's names: MAFT+ checkpoint, SED's, a backbone's, open_clip's CustomTextCLIP,
 CLIP."""
+
+TextPrecision = Literal["float32", "bfloat16"]
 
 _PROBES = ["a photo of a Café, it's 3 o'clock &amp; raining!", "  ÜBER   straße 東京  ", "1234 x_y-z (don't)", ""]
 _LISTED = 4
@@ -60,13 +62,22 @@ class CLIPTextEncoder:
     share what comes of their beginnings (`maft.text.prefixes`): prompts of a dozen tokens cost a fraction of 77.
     """
 
-    def __init__(self, clip_model: nn.Module, tokenizer: Tokenizer, *, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        clip_model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int = 256,
+        precision: TextPrecision = "float32",
+    ) -> None:
         """
         Args:
             clip_model: an open_clip CLIP, or its TextTransformer alone. It stays the caller's: weights may be loaded
                 and devices changed later. Its training mode is left alone (the text tower has no dropout).
             tokenizer: see `maft.text.tokens.Tokenizer`.
             batch_size: sentences in one forward pass.
+            precision: of the transformer's products; bfloat16 (autocast) has a fingerprint of its own. The projection, and
+                what lies between products, stay float32.
 
         Raises:
             TypeError: a text tower other than CLIP's causal one with end-of-text pooling.
@@ -79,6 +90,7 @@ class CLIPTextEncoder:
         self._tokenizer = tokenizer
         self._tokens = Tokens(tokenizer)
         self._batch_size = batch_size
+        self._precision = precision
         self._fingerprint: tuple[tuple[tuple[int, int, torch.dtype], ...], str] | None = None
 
     @property
@@ -99,7 +111,7 @@ class CLIPTextEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the tower's tensors (names, types, shapes, bytes) and of the tokenizer.
+        """Hash of the tower's tensors (names, types, shapes, bytes), of the tokenizer and of a reduced precision.
 
         Computed on first use, and again only after weights were written (PyTorch counts writes in place) or moved.
         """
@@ -109,6 +121,8 @@ class CLIPTextEncoder:
             digest = hashlib.blake2b(digest_size=16)
             digest.update(_hash_tensors(tensors))
             digest.update(_hash_tokenizer(self._tokenizer))
+            if self._precision != "float32":
+                digest.update(self._precision.encode())
             self._fingerprint = (state, digest.hexdigest())
         return self._fingerprint[1]
 
@@ -116,7 +130,7 @@ class CLIPTextEncoder:
     def encode(self, sentences: Sequence[str]) -> Tensor:
         """The features of `sentences` in their order.
 
-        Autocast is switched off: what is stored must not depend on where it was asked for.
+        The caller's autocast is switched off: what is stored must not depend on where it was asked for.
 
         Returns:
             (N, E) float32 on the CPU, not normalised.
@@ -144,7 +158,8 @@ class CLIPTextEncoder:
         places = tree.opened_at % ids.shape[1]
         embedded = model.token_embedding(ids.flatten()[tree.opened_at]).to(dtype)
         hidden = embedded + model.positional_embedding[places].to(dtype)
-        hidden = causal_transformer(model.transformer.resblocks, hidden, tree)
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self._precision != "float32"):
+            hidden = causal_transformer(model.transformer.resblocks, hidden, tree)
         # The norm works on single tokens, so only the tokens that are read go through it.
         pooled = model.ln_final(hidden[tree.node[torch.arange(len(ids), device=ids.device), ends]])
         return pooled @ model.text_projection
@@ -161,6 +176,7 @@ def load_text_encoder(
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 256,
+    precision: TextPrecision = "float32",
     prefix: str = CHECKPOINT_PREFIXES[0],
 ) -> CLIPTextEncoder:
     """Build a text tower without the rest of the network.
@@ -170,6 +186,7 @@ def load_text_encoder(
         weights: a checkpoint of MAFT+ or SED, an open_clip checkpoint (.pth, .pt, .safetensors), or "seeded".
         device: where it runs.
         batch_size: sentences in one forward pass.
+        precision: see `CLIPTextEncoder`.
         prefix: how CLIP's entries begin in the network whose seeded weights are meant.
 
     Raises:
@@ -185,7 +202,8 @@ def load_text_encoder(
         state = _text_state(tower, load_weights(weights), str(weights), clip_model_name)
     tower.load_state_dict(state)
     tower.requires_grad_(False).eval().to(device)
-    return CLIPTextEncoder(tower, open_clip.get_tokenizer(clip_model_name), batch_size=batch_size)
+    tokenizer = open_clip.get_tokenizer(clip_model_name)
+    return CLIPTextEncoder(tower, tokenizer, batch_size=batch_size, precision=precision)
 
 
 def build_text_tower(clip_model_name: str) -> TextTransformer:

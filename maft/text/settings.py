@@ -24,6 +24,7 @@ class ReasonSettings:
         clip_type, reason_data: folders below `feature_dir`.
         bank_dir: where text features are kept; None keeps them in memory.
         bank_dtype: "float32" or "float16".
+        text_precision: what sentences are encoded in, see `CLIPTextEncoder`.
         places: where image-specific reasons were looked for, for the log.
     """
 
@@ -40,4 +41,5 @@ class ReasonSettings:
     reason_data: str = ""
     bank_dir: str | Path | None = None
     bank_dtype: Literal["float32", "float16"] = "float32"
+    text_precision: Literal["float32", "bfloat16"] = "float32"
     places: str = ""

@@ -203,9 +203,7 @@ class TextSource(Generic[P, C]):
         """
         return self.notes.usage()
 
-    def needs(
-        self, synonyms: Sequence[Sequence[str]], image_files: Iterable[str] = ()
-    ) -> Iterator[tuple[str, ...]]:
+    def needs(self, synonyms: Sequence[Sequence[str]], image_files: Iterable[str] = ()) -> Iterator[tuple[str, ...]]:
         """What `warm_up` would see to: the sentences of every image, and what images share, once, where one needs it.
 
         Arguments and errors as of `warm_up`; sentences may repeat.

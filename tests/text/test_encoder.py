@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maft.errors import UserError
+from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder, build_text_tower, load_text_encoder
 from maft.weights.seeding import seed_module
 
@@ -77,6 +78,18 @@ def test_autocast_of_the_caller_has_no_effect(direct) -> None:
     expected = direct.encode(SENTENCES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(direct.encode(SENTENCES), expected)
+
+
+def test_bfloat16_is_near_and_never_meets_float32_in_a_bank(tiny, direct, tmp_path: Path) -> None:
+    tokenizer = open_clip.get_tokenizer("convnext_base_w_320")
+    half = CLIPTextEncoder(tiny.tiny_clip(), tokenizer, precision="bfloat16")
+    exact, near = direct.encode(SENTENCES), half.encode(SENTENCES)
+    assert near.dtype == torch.float32 and not torch.equal(near, exact)
+    assert torch.cosine_similarity(near, exact).min() > 0.999
+    assert half.fingerprint != direct.fingerprint
+    for encoder, expected in ((half, near), (direct, exact), (half, near)):
+        with FeatureBank(encoder, folder=tmp_path) as bank:
+            assert torch.allclose(bank.get(SENTENCES), expected, atol=1e-6)
 
 
 def test_fingerprint_follows_text_weights_and_tokenizer_only(tiny) -> None:

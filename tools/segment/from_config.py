@@ -104,5 +104,6 @@ def _segmentor(cfg: CfgNode) -> Segmentor:
         fold=fold,
         bank=settings.bank_dir,
         bank_dtype=settings.bank_dtype,
+        text_precision=settings.text_precision,
         channels="BGR" if mapper.image_format == "BGR" else "RGB",
     )

@@ -113,11 +113,14 @@ def measure_text(network: Any, rounds: int) -> dict[str, Any]:
     vocabulary = load_vocabulary("ade150")
     prompts, _ = prompts_of(fold, fold.names(vocabulary), "reasons")
     sentences = list(dict.fromkeys(prompts.sentences))[:SENTENCES]
-    encoder = CLIPTextEncoder(network.clip.clip_model, open_clip.get_tokenizer(network.clip.model_name))
-    clock = Clock(network.device)
+    clip, clock = network.clip, Clock(network.device)
+    tokenizer = open_clip.get_tokenizer(clip.model_name)
+    encoders = {"bank empty": CLIPTextEncoder(clip.clip_model, tokenizer)}
+    encoders["bank empty, bfloat16"] = CLIPTextEncoder(clip.clip_model, tokenizer, precision="bfloat16")
     for _ in range(rounds + 1):
-        bank = FeatureBank(encoder, fold.templates)
-        clock.time("bank empty", partial(bank.get, sentences))
+        for name, encoder in encoders.items():
+            bank = FeatureBank(encoder, fold.templates)
+            clock.time(name, partial(bank.get, sentences))
         clock.time("bank filled", partial(bank.get, sentences))
     return {"sentences": len(sentences), "seconds": clock.summary(warm_up=1)}
 
