@@ -25,7 +25,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     # Reasons
     "MODEL.TEST_CLASS_REASON_JSON": (
         "reason_data/general_reason/ade150_class_reason.json",
-        "generic reasons of the vocabulary: for images without a file of their own",
+        "generic reasons of the vocabulary: for images without a file of their own; 'generic': those that come along",
     ),
     "MODEL.REASON_DIR": (
         "reason_data/image_reason/Qwen2.5-VL-72B-Instruct-AWQ",

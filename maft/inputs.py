@@ -17,14 +17,12 @@ from torch import Tensor
 from maft.errors import UserError
 from maft.text.prompts import match_reasons
 from reason.imagefile import ImageFileError, read_rgb, to_rgb
-from reason.shipped import reasons_for
+from reason.shipped import GENERIC, reasons_for
 from reason.triplets import Reason, find_image_file, load_generic, load_image
 from reason.vocabulary import Vocabulary, VocabularyClass, VocabularyError, read_vocabulary
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 ClassesLike = str | Vocabulary | Sequence[str]
-GENERIC = "generic"
-"""The word for the shipped generic reasons."""
 
 
 @dataclass(frozen=True)

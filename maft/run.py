@@ -44,7 +44,7 @@ from maft.modeling.pixel_decoder.ops import active_backend
 from maft.weights.loading import load_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.datasetfile import DatasetFile, is_dataset_file
-from reason.shipped import NOT_THE_PAPERS, is_shipped
+from reason.shipped import GENERIC, NOT_THE_PAPERS, is_shipped, shipped_folder
 from reason.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,8 @@ def _take_reasons(cfg: CfgNode, own: DatasetFile) -> None:
     cfg.MODEL.REASON_DIR, cfg.MODEL.REASON_DATA = "", ""
     if own.generic_reasons is not None:
         cfg.MODEL.TEST_CLASS_REASON_JSON = str(own.generic_reasons)
+    elif own.shipped_reasons:
+        cfg.MODEL.TEST_CLASS_REASON_JSON = GENERIC
     if own.image_reasons is not None:
         cfg.MODEL.REASON_DIR, cfg.MODEL.REASON_DATA = str(own.image_reasons.parent), own.image_reasons.name
 
@@ -191,7 +193,8 @@ def check_weights(cfg: CfgNode) -> None:
 def fingerprint(cfg: CfgNode, weights: str) -> dict[str, str]:
     """Part -> hash of everything that the result of one image depends on, `weights` being the one of the weights."""
     settings = reason_settings(cfg, reasons=True)
-    triplets = [settings.generic_file or "", *settings.image_folders]
+    generic = shipped_folder() if settings.generic_file == GENERIC else settings.generic_file or ""
+    triplets = [generic, *settings.image_folders]
     hashes = [hash_folder(path) if Path(path).is_dir() else _hash_if_there(path) for path in triplets]
     return {
         "config": hash_config(cfg),

@@ -7,7 +7,7 @@ name: kitchen                       # all from here on may be left out
 things: [cup]
 ignore: 255
 panoptic: panoptic.json             # COCO panoptic annotations; labels is then the folder of its PNG files
-reasons: {generic: reasons.json, images: reasons}
+reasons: {generic: reasons.json, images: reasons}    # generic: generic, or reasons: generic, for those that come along
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reason.shipped import GENERIC
 from reason.suggest import did_you_mean
 from reason.vocabulary import Vocabulary, VocabularyError, load_vocabulary, parse_vocabulary, read_vocabulary
 
@@ -43,6 +44,7 @@ class DatasetFile:
         ignore: value of pixels that no metric counts.
         panoptic: COCO panoptic annotations, or None.
         generic_reasons: a file, or None; it may be still to be written.
+        shipped_reasons: whether the generic reasons that come along are asked for, by the word in the file's place.
         image_reasons: a folder of files named after the images, or None; the same holds.
     """
 
@@ -54,12 +56,13 @@ class DatasetFile:
     ignore: int = 255
     panoptic: Path | None = None
     generic_reasons: Path | None = None
+    shipped_reasons: bool = False
     image_reasons: Path | None = None
 
     @property
     def has_reasons(self) -> bool:
         """Whether it says where reasons are."""
-        return self.generic_reasons is not None or self.image_reasons is not None
+        return self.shipped_reasons or self.generic_reasons is not None or self.image_reasons is not None
 
 
 def is_dataset_file(name: str) -> bool:
@@ -83,8 +86,14 @@ def read_dataset_file(path: str | Path) -> DatasetFile:
                 f"{path}: key '{key}': unknown{did_you_mean(str(key), _KEYS)}; there are {', '.join(_KEYS)}"
             )
     reasons = document.get("reasons", {})
+    if reasons == GENERIC:
+        reasons = {"generic": GENERIC}
     if not isinstance(reasons, dict) or not set(reasons) <= set(_REASONS):
-        raise DatasetFileError(f"{path}: key 'reasons': write {{generic: FILE, images: FOLDER}}, or one of the two")
+        way = "{generic: FILE, images: FOLDER}, or one of the two, or the word generic for the reasons that come along"
+        raise DatasetFileError(f"{path}: key 'reasons': write {way}")
+    shipped = reasons.get("generic") == GENERIC
+    if shipped:
+        reasons = {key: value for key, value in reasons.items() if key != "generic"}
     name = document.get("name", path.stem)
     if not isinstance(name, str) or not name.strip() or set(name) & set("/\\,'\"") or name.startswith("."):
         raise DatasetFileError(f"{path}: key 'name': {name!r}; give a name that can be a folder's, such as my_val")
@@ -104,6 +113,7 @@ def read_dataset_file(path: str | Path) -> DatasetFile:
         ignore=ignore,
         panoptic=_place(path, document, "panoptic") if "panoptic" in document else None,
         generic_reasons=generic,
+        shipped_reasons=shipped,
         image_reasons=images,
     )
 

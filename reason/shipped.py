@@ -15,10 +15,13 @@ from pathlib import Path
 
 from reason.names import VocabularyNames, bare, fold, singulars
 from reason.triplets import Reason, TripletError, load_generic
-from reason.vocabulary import Vocabulary, known_vocabularies, load_vocabulary
+from reason.vocabulary import Vocabulary, VocabularyClass, known_vocabularies, load_vocabulary
 
 NOT_THE_PAPERS = "written for this repository, not by Qwen2.5-VL-72B; not the paper's"
 """What must stand beside a result that was made with them."""
+
+GENERIC = "generic"
+"""The word for them where a file of generic reasons may be named; a file of that name is "./generic"."""
 
 ENDING = "_class_reason.json"
 TABLE = "entries.tsv"
@@ -44,7 +47,9 @@ def shipped_file(vocabulary: str) -> Path | None:
 
 
 def is_shipped(path: str | Path) -> bool:
-    """Whether a file of generic reasons is a shipped one, or a copy of one under any name."""
+    """Whether a file of generic reasons is a shipped one, or a copy of one under any name, or the word for them."""
+    if str(path) == GENERIC:
+        return True
     try:
         content = Path(path).read_bytes()
         return any(
@@ -150,6 +155,16 @@ def reasons_for(vocabulary: Vocabulary) -> Lookup:
             if not alone:
                 chosen[names.labels[index]] = entry.sub_category
     return Lookup(reasons, chosen)
+
+
+@lru_cache(maxsize=8)
+def vocabulary_of(names: tuple[tuple[str, ...], ...]) -> Vocabulary:
+    """The vocabulary of lists of names, one a class: a benchmark's, under its own name, where they are its names."""
+    for known in map(load_vocabulary, known_vocabularies()):
+        if names in (known.synonyms, known.sed_names):
+            return known
+    classes = tuple(VocabularyClass(index, ",".join(own), own) for index, own in enumerate(names))
+    return Vocabulary("", "", classes)
 
 
 def _entry_of(synonyms: Iterable[str]) -> tuple[Entry | None, bool]:

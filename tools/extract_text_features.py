@@ -43,6 +43,7 @@ from maft.weights.checkpoint import load_weights
 from maft.weights.clip import find_clip_weights
 from maft.weights.seeding import SEEDED
 from reason.bars import Bar
+from reason.shipped import GENERIC
 from reason.triplets import describe_image_reason_folders, image_reason_folders, load_image
 from reason.vocabulary import Vocabulary, load_vocabulary
 
@@ -141,7 +142,7 @@ def _job_of(name: str, keys: dict[str, str]) -> Job:
 
 def _job(vocabulary: Vocabulary, generic: Path | None, folders: Sequence[Path], looked_at: str) -> Job:
     files = {path.name: path for folder in folders for path in folder.glob("*.json")}
-    if generic is not None and not generic.is_file():
+    if generic is not None and str(generic) != GENERIC and not generic.is_file():
         print(f"{vocabulary.name}: no generic reasons ({generic})")
         generic = None
     if not files and generic is None:

@@ -13,7 +13,8 @@ class ReasonSettings:
 
     Attributes:
         reasons: False asks by class names only; the files below are then not looked at.
-        generic_file: generic reasons of the vocabulary (MODEL.TEST_CLASS_REASON_JSON); None for none.
+        generic_file: generic reasons of the vocabulary (MODEL.TEST_CLASS_REASON_JSON), "generic" for those that come
+            along; None for none.
         image_folders: folders of image-specific reason files; every image without a file there gets `fallback`.
         image_specific: whether such files are asked for; without, generic reasons are what is meant.
         fallback: "generic", or "error" to stop at an image without reasons of its own.

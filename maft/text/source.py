@@ -13,9 +13,11 @@ from maft.errors import UserError
 from maft.text.bank import FeatureBank
 from maft.text.notes import Notes
 from maft.text.rows import Origin
+from maft.text.shipped import ShippedReasons, shipped_reasons
 from maft.text.templates import TemplateSet
 from maft.text.tokens import describe_cut, describe_doubles, doubles
 from reason.bars import Bar
+from reason.shipped import GENERIC
 from reason.triplets import Reason, find_image_file, load_generic, load_image
 from reason.vocabulary import Vocabulary
 
@@ -109,7 +111,8 @@ class TextSource(Generic[P, C]):
         fold: the network's.
         bank: features by sentence.
         reasons: False asks by class names only; what follows is then not looked at.
-        generic_file: generic reasons of the vocabulary; needed where generic reasons are.
+        generic_file: generic reasons of the vocabulary, which must cover it, or "generic" for those that come along,
+            which need not; needed where generic reasons are.
         image_folders: where images' reason files lie (`reason.triplets.image_reason_folders`); without any, every
             image counts as one without a file.
         image_specific: False where nobody asks for reasons of images, so that generic ones need no announcement.
@@ -141,6 +144,7 @@ class TextSource(Generic[P, C]):
         self._image_specific = image_specific
         self._fallback = fallback
         self._generic_reasons: dict[str, Reason] | None = None
+        self._shipped: dict[Synonyms, ShippedReasons] = {}
         self._per_vocabulary: dict[Synonyms, C] = {}
         self._looked_at: set[Synonyms] = set()
         self._cut: set[str] = set()
@@ -198,8 +202,9 @@ class TextSource(Generic[P, C]):
         what they got; they sum to the calls. Over image-specific files, and once for the generic one of a vocabulary:
         "padded_attributes" (classes whose attributes were repeated to NUM_DES), "empty_attributes" (classes left out
         for want of any), "ignored_keys" (keys that are no class of the vocabulary), "matched_by_other_names" (classes
-        of SED that MAFT+'s names found), "cut_sentences" (longer than CLIP reads). "feature_files": images whose rows
-        were read; "feature_files_ignored": not read because of `aligned` mode. Counts of zero are left out.
+        of SED that MAFT+'s names found), "classes_by_name" (without one among the reasons that come along),
+        "cut_sentences" (longer than CLIP reads). "feature_files": images whose rows were read; "feature_files_ignored":
+        not read because of `aligned` mode. Counts of zero are left out.
         """
         return self.notes.usage()
 
@@ -278,6 +283,8 @@ class TextSource(Generic[P, C]):
             prompts = self._shared_prompts(names)
             if self._reasons:
                 self._count_reasons(prompts)
+                if names in self._shipped:
+                    self.notes.counts["classes_by_name"] += len(self._shipped[names].without)
             self._per_vocabulary[names] = self._build(prompts, names, "generic" if self._reasons else "plain")
         return self._per_vocabulary[names]
 
@@ -289,9 +296,21 @@ class TextSource(Generic[P, C]):
                 "MODEL.TEST_CLASS_REASON_JSON: empty, but generic reasons are needed; name the vocabulary's file below "
                 "reason_data/general_reason/"
             )
+        if str(self._generic_file) == GENERIC:
+            return self._shipped_prompts(names)
         if self._generic_reasons is None:
             self._generic_reasons = load_generic(self._generic_file)
+            logger.info("generic reasons: %s", self._generic_file)
         return self._fold.generic(names, self._generic_reasons, str(self._generic_file))
+
+    def _shipped_prompts(self, names: Synonyms) -> P:
+        """The sentences of the generic reasons that come along; a class without one is asked for by its names."""
+        if names not in self._shipped:
+            self._shipped[names] = shipped_reasons(names, self._fold.find)
+            logger.warning("%s", self._shipped[names].note)
+        found = self._shipped[names]
+        prompts = self._fold.mixed if found.without else self._fold.generic
+        return prompts(names, found.reasons, "the generic reasons that come along")
 
     def _image_prompts(self, names: Synonyms, path: Path) -> P | None:
         return self._fold.image(names, load_image(path).reasons, str(path))

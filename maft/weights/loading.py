@@ -15,12 +15,16 @@ from maft.weights.seeding import SEEDED
 
 logger = logging.getLogger(__name__)
 
+_CLASSES = "criterion.empty_weight"
+"""The one entry of MAFT+ whose length follows the training classes: weights of the loss, constant, not learnt."""
+
 
 def load_for_evaluation(model: Network, weights: str) -> None:
     """Fill `model` from a checkpoint, strictly.
 
     A checkpoint may leave out parts of CLIP that training does not change, its text tower above all: they come from
-    the model's `clip_weights` then. Entries in float16 become the model's float32.
+    the model's `clip_weights` then. Entries in float16 become the model's float32. It may have been trained on another
+    number of classes, which is said: nothing that is learnt depends on it.
 
     Args:
         model: its device and dtypes stay.
@@ -39,7 +43,8 @@ def load_for_training(model: Network, weights: str) -> None:
     """Fill a model that is to be trained, teacher included.
 
     Without a checkpoint, CLIP and its teacher come from the model's `clip_weights`, and the rest keeps its initial
-    values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there.
+    values. With it, everything comes from that checkpoint, and what it lacks of CLIP and teacher from there. As in
+    `load_for_evaluation` it may be of other classes: so a published one learns a user's own.
 
     Args:
         model: its device and dtypes stay.
@@ -59,6 +64,10 @@ def load_for_training(model: Network, weights: str) -> None:
 def _load_checkpoint(model: Network, path: str) -> None:
     own = model.state_dict()
     state = load_weights(path)
+    if _CLASSES in own and state.get(_CLASSES, own[_CLASSES]).shape != own[_CLASSES].shape:
+        numbers = (len(state[_CLASSES]) - 1, len(own[_CLASSES]) - 1)
+        logger.warning("%s was trained on %d classes, this model is built for %d; its weights fit both", path, *numbers)
+        state[_CLASSES] = own[_CLASSES]
     if model.backbone_t is None:
         state = without(state, model.teacher_prefix)
     lacking = [name for name in own if name.startswith(model.clip_prefixes) and name not in state]

@@ -45,7 +45,8 @@ def check_panoptic_set(
         "labels": str(paths.labels),
         "annotations": str(paths.json_file),
     }
-    document = _document(report, paths.json_file)
+    # As for the loader: the annotations name their files, so the list of images may be left out.
+    document = _document(report, paths.json_file, needs_images=False)
     if document is None:
         return
     images, pngs = stems(paths.images, IMAGE_EXTENSIONS), stems(paths.labels, (".png",))
@@ -137,7 +138,7 @@ def check_instance_set(
     compare_counts(report, options)
 
 
-def _document(report: Findings, path: Path) -> dict[str, Any] | None:
+def _document(report: Findings, path: Path, *, needs_images: bool = True) -> dict[str, Any] | None:
     """The annotation file; None, with a problem recorded, if it is none."""
     try:
         document = json.loads(path.read_bytes())
@@ -145,6 +146,8 @@ def _document(report: Findings, path: Path) -> dict[str, Any] | None:
         report.problem("malformed", f"{path}: cannot be read as JSON ({error}); it may be cut off")
         return None
     fields = ("images", "annotations")
+    if isinstance(document, dict) and not needs_images:
+        document.setdefault("images", [])
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in fields):
         report.problem("malformed", f"{path}: no COCO annotation file: it needs the lists images and annotations")
         return None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maft.errors import USER_ERRORS, UserError
-from maft.inputs import GENERIC, read_reasons
+from maft.inputs import read_reasons
+from reason.shipped import GENERIC
 from reason.triplets import find_image_file, load_generic
 from reason.vocabulary import Vocabulary
 
