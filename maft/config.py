@@ -95,6 +95,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     ),
     "TEST.BATCH_SIZE": (1, "images a batch and process; results do not depend on it"),
     "TEST.SAVE_PREDICTIONS": (False, "write every prediction under OUTPUT_DIR/inference/<data set>/"),
+    "TEST.SAVE_ORACLE": (
+        False,
+        "write predicted class maps, and what they are if only the image's true classes compete: for tools.diagnose",
+    ),
     # SED
     "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": (
         "Convnext-B",

@@ -239,7 +239,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, A
             f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates class maps, but "
             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
         )
-    return SemanticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+    saved = {"save_predictions": cfg.TEST.SAVE_PREDICTIONS, "save_oracle": cfg.TEST.SAVE_ORACLE}
+    return SemanticEvaluator(dataset, folder, records=records, **saved)
 
 
 def evaluate_all(

@@ -15,11 +15,13 @@ from PIL import Image
 
 from maft import load_segmentor
 from maft.errors import run_command
+from maft.evaluation.evaluators import CANDIDATES_GIVEN
 from maft.launch import main, parse_arguments
 from maft.run import fingerprint, register_datasets
 from reason.datasetfile import read_dataset_file
 from reason.shipped import NOT_THE_PAPERS
 from tools.check_datasets.__main__ import main as check_datasets
+from tools.diagnose.__main__ import main as diagnose
 from tools.evaluate.__main__ import main as evaluate
 from tools.mini.scenes import render_scene
 from tools.mini.world import vocabulary
@@ -63,6 +65,7 @@ def write(folder: Path, name: str, *, panoptic: bool = False, **changes: object)
 
 def train_net(config: str, *words: object) -> None:
     """The command line, without a new interpreter."""
+    words = (*words, "MODEL.REASON.BANK_DIR", "")
     arguments = parse_arguments(["--config-file", f"configs/mini/{config}.yaml", *map(str, words)])
     try:
         assert run_command(lambda: main(arguments), debug=True) == 0
@@ -147,6 +150,25 @@ def test_the_reasons_that_come_along(folder: Path, tmp_path: Path) -> None:
         "generic_origin": NOT_THE_PAPERS,
         "image-specific": [],
     }
+
+
+def test_what_only_the_true_classes_would_give(folder: Path, tmp_path: Path) -> None:
+    """TEST.SAVE_ORACLE of a real network, and what `tools.diagnose` says of it."""
+    path = write(folder, "known")
+    train_net("eval", "--eval-only", "DATASETS.TEST", f"('{path}',)", "OUTPUT_DIR", tmp_path, "TEST.SAVE_ORACLE", True)
+    changed = 0
+    for number in range(2):
+        truth = render_scene(number, "val").semantic
+        maps = (tmp_path / "inference/known" / kind / f"{number:02d}.png" for kind in ("sem_seg", CANDIDATES_GIVEN))
+        predicted, given = (np.asarray(Image.open(file)) for file in maps)
+        assert set(np.unique(given)) <= set(np.unique(truth))
+        kept = np.isin(predicted, np.unique(truth))
+        assert (given == predicted)[kept].all()
+        changed += int((~kept).sum())
+    assert changed > 100, "the network sees classes that are not there"
+    assert diagnose([str(tmp_path), "--dataset", str(path), "--output", str(tmp_path / "report.json")]) == 0
+    (run,) = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert run["oracles_add"]["candidates given"]["mIoU_reference"] > 1
 
 
 def test_ones_own_file_is_read_and_never_the_shipped_one(folder: Path) -> None:

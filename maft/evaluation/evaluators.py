@@ -32,6 +32,9 @@ from maft.files import (
     write_text,
 )
 
+CANDIDATES_GIVEN = "sem_seg_candidates_given"
+"""Subfolder of the label maps in which only the classes of the image's ground truth compete; TEST.SAVE_ORACLE."""
+
 
 class Evaluator(Protocol):
     """What `maft.evaluation.loop.evaluate` asks of an evaluator."""
@@ -57,6 +60,7 @@ class SemanticEvaluator:
         save_predictions: bool = False,
         *,
         records: Sequence[Mapping[str, Any]] | None = None,
+        save_oracle: bool = False,
     ) -> None:
         """
         Args:
@@ -65,6 +69,8 @@ class SemanticEvaluator:
             output_dir: the folder of this data set's results; predictions go to its subfolder `sem_seg`.
             save_predictions: write every predicted label map, as a PNG of class indices (8 or 16 bit).
             records: those of the data set, where the caller has loaded them already.
+            save_oracle: write predictions, and to the subfolder `CANDIDATES_GIVEN` what they would be if only the
+                classes of the image's ground truth competed, by the same scores.
 
         Raises:
             UserError: the data set is empty, or an image has no label map.
@@ -76,13 +82,15 @@ class SemanticEvaluator:
         self._ignored_as_well: tuple[int, ...] = metadata.get("ignored_as_well", ())
         by_image = _records_by_image(dataset_name, records, "sem_seg_file_name")
         self._label_files = {image: record["sem_seg_file_name"] for image, record in by_image.items()}
-        self._save_to = Path(output_dir) / "sem_seg" if save_predictions else None
+        self._save_to = Path(output_dir) / "sem_seg" if save_predictions or save_oracle else None
+        self._oracle_to = Path(output_dir) / CANDIDATES_GIVEN if save_oracle else None
         self._names = prediction_names(list(by_image))
 
     @property
     def what(self) -> str:
         """See `Evaluator`."""
-        return "sem_seg with predictions" if self._save_to else "sem_seg"
+        saved = " with predictions" if self._save_to else ""
+        return f"sem_seg{saved}{' and oracle' if self._oracle_to else ''}"
 
     def process_one(self, input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
         """Count one image's pixels.
@@ -108,6 +116,9 @@ class SemanticEvaluator:
         confusion = confusion_matrix(prediction, label, num_classes, self._ignore_label).ravel()
         if self._save_to:
             write_bytes(self._save_to / f"{self._names[image]}.png", encode_label_map(prediction))
+        if self._oracle_to:
+            given = _among_the_true(output, prediction, label, num_classes)
+            write_bytes(self._oracle_to / f"{self._names[image]}.png", encode_label_map(given))
         cells = np.flatnonzero(confusion)
         return {"cells": cells.tolist(), "counts": confusion[cells].tolist()}
 
@@ -256,6 +267,20 @@ class PanopticEvaluator:
             document = {"annotations": [records[image]["prediction"] for image in sorted(records)]}
             write_text(self._output_dir / "panoptic_seg.json", json.dumps(document))
         return {"panoptic_seg": scores}
+
+
+def _among_the_true(
+    output: Mapping[str, Any], prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int
+) -> NDArray[np.integer]:
+    """The (H, W) prediction if only the classes that occur in `label` competed; as it is where none does."""
+    present = [index for index in np.unique(label).tolist() if 0 <= index < num_classes]
+    others = ~np.isin(prediction, present)
+    if not present or not others.any():
+        return prediction
+    maps: ClassMaps | torch.Tensor = output.get("class_maps", output.get("sem_seg"))
+    scores = maps.scores(present) if isinstance(maps, ClassMaps) else maps[present]
+    best = np.asarray(present, dtype=prediction.dtype)[scores.argmax(dim=0).cpu().numpy()]
+    return np.where(others, best, prediction)
 
 
 def _as_json(counts: Mapping[int, CategoryCounts]) -> dict[str, list[float]]:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from maft import Segmentor, load_segmentor
+from maft.class_maps import ClassMaps
+from maft.evaluation.evaluators import SemanticEvaluator
+from maft.evaluation.results import results_folder
 from maft.meta_arch.vocabularies import registered_vocabulary
 from reason.triplets import ImageTriplet, Reason, dump_image
 from tools.diagnose.__main__ import main, read_lists
@@ -62,6 +66,52 @@ def test_three_images_by_hand(runs, tmp_path, capsys):
     # Each alone leads where the oracle that mends it leads.
     assert sky["mIoU_present"] == pytest.approx(classes - now) and road["mIoU_present"] == pytest.approx(masks - now)
     assert report["comparison"]["mIoU"]["mIoU_present"]["value"] == pytest.approx(100 - now)
+
+
+SCORES = {
+    "x": ["rst", "rst", "srt", "srt", "srt", "srt"],
+    "y": ["tsr", "tsr", "tsr", "trs", "rst", "rst"],
+    "z": ["trs", "trs", "trs", "rst", "rst", "rst"],
+}
+"""GUESS as an order of classes at each pixel, by their first letters, the best first; both ignored classes of y have a
+second choice."""
+
+
+def scores_of(image: str) -> torch.Tensor:
+    """(3, 1, 6): 3 for the class that comes first, 1 for the last."""
+    orders = [["rst".index(letter) for letter in order] for order in SCORES[image]]
+    scores = torch.zeros(3, 1, len(orders))
+    for column, order in enumerate(orders):
+        scores[order, 0, column] = torch.tensor([3.0, 2.0, 1.0])
+    return scores
+
+
+@pytest.mark.parametrize("as_maps", [False, True])
+def test_the_true_classes_as_candidates_by_hand(runs, tmp_path, capsys, as_maps):
+    """A run that saved them says what its second choices would add; one that did not says how to save them."""
+    run = tmp_path / "C"
+    evaluator = SemanticEvaluator(NAME, results_folder(run, NAME), save_oracle=True)
+    assert evaluator.what == "sem_seg with predictions and oracle"
+    for image in TRUTH:
+        scores = scores_of(image)
+        output = {"class_maps": ClassMaps(lambda scores=scores: scores, None, None, 3, (1, 6))}
+        evaluator.process_one({"file_name": str(tmp_path / f"{image}.jpg")}, output if as_maps else {"sem_seg": scores})
+    page = tmp_path / "page.html"
+    words = ["--dataset", NAME, "--output", str(tmp_path / "report.json"), "--page", str(page)]
+    assert main([str(run), str(runs[0]), *words]) == 0
+    saved, not_saved = json.loads((tmp_path / "report.json").read_text())["runs"]
+    # In y there is no tree: three of four pixels of sky become sky, one road. In x both classes stay, right or wrong.
+    # road: 7 of 8 hit, 8 predicted; sky: 5 of 6 hit, 6 predicted; tree: 3 of 3.
+    now, then = 100 * (7 / 8 + 2 / 7 + 3 / 7) / 3, 100 * (7 / 9 + 5 / 7 + 1) / 3
+    assert saved["mIoU"]["mIoU_present"] == not_saved["mIoU"]["mIoU_present"] == pytest.approx(now)
+    assert saved["oracles_add"]["candidates given"]["mIoU_present"] == pytest.approx(then - now)
+    assert saved["not_saved"] == {} and "candidates given" not in not_saved["oracles_add"]
+    assert "TEST.SAVE_ORACLE True" in not_saved["not_saved"]["candidates given"]
+    assert f"competed for its pixels, it would have {then - now:+.2f} points" in capsys.readouterr().out
+    text = page.read_text()
+    assert f"{then - now:+.2f}" in text and "Candidates given: label maps hold no second choice" in text
+    (results_folder(run, NAME) / "sem_seg_candidates_given/y.png").unlink()
+    assert main([str(run), *words[:2]]) == 2 and "y.png" in capsys.readouterr().err
 
 
 def test_missing_predictions_are_one_line(runs, tmp_path, capsys):

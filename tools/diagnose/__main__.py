@@ -41,6 +41,10 @@ from .scores import DEFINITIONS, costly_confusions, paired_bootstrap, whole
 from .words import in_words
 
 SHOWN = 20
+HOW_TO_SAVE = (
+    "label maps hold no second choice of the network; evaluate with train_net.py and TEST.SAVE_ORACLE True, which "
+    "saves what is best among the classes of each image's ground truth"
+)
 IMAGES_OF_A_CONFUSION = 3
 ATTRIBUTES = 3
 
@@ -67,7 +71,9 @@ def diagnose(run: Path, truth: Truth, lists: Sequence[ImageList] | None = None) 
     size = len(truth.classes)
     total = np.zeros((size, size), dtype=np.int64)
     most: dict[tuple[int, int], list[tuple[int, str]]] = {}
-    names = ["as it is", "classes given", "masks right", *(["lists complete"] if lists else [])]
+    given = truth.candidates_given(run)
+    names = ["as it is", "classes given", "masks right"]
+    names += ["candidates given"] * (given is not None) + ["lists complete"] * bool(lists)
     parts: dict[str, list[Counts]] = {name: [] for name in names}
     images = Bar(truth.predictions(run), total=len(truth.records), desc="images", unit="image")
     for number, (record, predicted, label) in enumerate(images):
@@ -80,6 +86,8 @@ def diagnose(run: Path, truth: Truth, lists: Sequence[ImageList] | None = None) 
             "classes given": with_true_classes(predicted, label, truth.ignore),
             "masks right": with_true_masks(predicted, label, truth.ignore),
         }
+        if given is not None:
+            changed["candidates given"] = truth.read_given(given[number], label)
         if lists:
             changed["lists complete"] = with_whole_list(predicted, label, lists[number].listed, truth.ignore)
         for name, labels in changed.items():
@@ -97,7 +105,9 @@ def diagnose(run: Path, truth: Truth, lists: Sequence[ImageList] | None = None) 
         }
         for entry in costly_confusions(total, SHOWN)
     ]
-    found: dict[str, Any] = {"run": str(run), "mIoU": now, "oracles_add": gains, "confusions": confusions}
+    found: dict[str, Any] = {"run": str(run), "mIoU": now, "oracles_add": gains}
+    found["not_saved"] = {} if given is not None else {"candidates given": HOW_TO_SAVE}
+    found["confusions"] = confusions
     return Diagnosis(found, joined["as it is"])
 
 

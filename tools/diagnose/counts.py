@@ -1,7 +1,7 @@
 """Per-image counts of saved label maps against the ground truth, as they are and as two oracles would have them.
 
-The oracles follow "What Holds Back Open-Vocabulary Segmentation?" (arXiv 2508.04211) as far as label maps allow: they
-have no scores, so a second choice of the network is not known.
+The oracles follow "What Holds Back Open-Vocabulary Segmentation?" (arXiv 2508.04211). The third, the true classes as
+the only candidates, needs the scores: the evaluation itself saves it (`maft.evaluation.evaluators.CANDIDATES_GIVEN`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
 from maft.errors import UserError
+from maft.evaluation.evaluators import CANDIDATES_GIVEN
 from maft.evaluation.metrics import unique_names
 from maft.evaluation.results import results_folder
 from maft.files import prediction_names, read_label_map
@@ -77,3 +78,29 @@ class Truth:
             if predicted.shape != label.shape:
                 raise UserError(f"{path}: has another size than {record['sem_seg_file_name']}; predict at that size")
             yield record, predicted, label
+
+    def candidates_given(self, run: Path) -> list[Path] | None:
+        """The label maps in which only the true classes of each image compete, in the order of the records.
+
+        Args:
+            run: OUTPUT_DIR of the evaluation.
+
+        Returns:
+            None where the run has saved none.
+        """
+        folder = results_folder(run, self.name) / CANDIDATES_GIVEN
+        names = prediction_names([record["file_name"] for record in self.records])
+        return [folder / f"{names[record['file_name']]}.png" for record in self.records] if folder.is_dir() else None
+
+    def read_given(self, path: Path, label: Labels) -> Labels:
+        """(H, W) class indices of such a map.
+
+        Raises:
+            UserError: it is missing, or has another size or other classes.
+        """
+        given = read_label_map(path, len(self.classes), -1)
+        if given.shape != label.shape:
+            raise UserError(
+                f"{path}: has another size than its ground truth; evaluate again with TEST.SAVE_ORACLE True"
+            )
+        return given

@@ -19,6 +19,11 @@ def in_words(report: Mapping[str, Any]) -> str:
             f"{gains['classes given']:+.2f} points of mIoU_present, with the right regions and its own classes "
             f"{gains['masks right']:+.2f}."
         )
+        if given := run["oracles_add"].get("candidates given"):
+            sentences.append(
+                f"If only the classes that are in each image competed for its pixels, it would have "
+                f"{given['mIoU_present']:+.2f} points."
+            )
         if run["confusions"]:
             worst = run["confusions"][0]
             sentences.append(

@@ -174,4 +174,5 @@ def _both_tasks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -
 
 def _class_maps(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
     """An evaluator of class maps, for a data set that has segments as well."""
-    return SemanticEvaluator(name, results_folder(cfg.OUTPUT_DIR, name), cfg.TEST.SAVE_PREDICTIONS, records=records)
+    saved = {"save_predictions": cfg.TEST.SAVE_PREDICTIONS, "save_oracle": cfg.TEST.SAVE_ORACLE}
+    return SemanticEvaluator(name, results_folder(cfg.OUTPUT_DIR, name), records=records, **saved)
