@@ -7,6 +7,7 @@ name: kitchen                       # all from here on may be left out
 things: [cup]
 ignore: 255
 panoptic: panoptic.json             # COCO panoptic annotations; labels is then the folder of its PNG files
+semantic: masks                     # label maps beside panoptic annotations
 reasons: {generic: reasons.json, images: reasons}    # generic: generic, or reasons: generic, for those that come along
 """
 
@@ -22,7 +23,7 @@ from reason.suggest import did_you_mean
 from reason.vocabulary import Vocabulary, VocabularyError, load_vocabulary, parse_vocabulary, read_vocabulary
 
 ENDINGS = (".yaml", ".yml")
-_KEYS = ("images", "labels", "vocabulary", "name", "things", "ignore", "panoptic", "reasons")
+_KEYS = ("images", "labels", "vocabulary", "name", "things", "ignore", "panoptic", "semantic", "reasons")
 _REASONS = ("generic", "images")
 _LARGEST = 65535
 
@@ -43,6 +44,7 @@ class DatasetFile:
         vocabulary: the classes.
         ignore: value of pixels that no metric counts.
         panoptic: COCO panoptic annotations, or None.
+        semantic: folder of label maps beside these, or None.
         generic_reasons: a file, or None; it may be still to be written.
         shipped_reasons: whether the generic reasons that come along are asked for, by the word in the file's place.
         image_reasons: a folder of files named after the images, or None; the same holds.
@@ -55,9 +57,15 @@ class DatasetFile:
     vocabulary: Vocabulary
     ignore: int = 255
     panoptic: Path | None = None
+    semantic: Path | None = None
     generic_reasons: Path | None = None
     shipped_reasons: bool = False
     image_reasons: Path | None = None
+
+    @property
+    def label_maps(self) -> Path | None:
+        """The folder of label maps; None where there are panoptic annotations alone."""
+        return self.labels if self.panoptic is None else self.semantic
 
     @property
     def has_reasons(self) -> bool:
@@ -100,6 +108,8 @@ def read_dataset_file(path: str | Path) -> DatasetFile:
     ignore = document.get("ignore", 255)
     if isinstance(ignore, bool) or not isinstance(ignore, int) or not 0 <= ignore <= _LARGEST:
         raise DatasetFileError(f"{path}: key 'ignore': {ignore!r}; give a pixel value, 0 to {_LARGEST}")
+    if "semantic" in document and "panoptic" not in document:
+        raise DatasetFileError(f"{path}: key 'semantic': goes with 'panoptic'; label maps alone are 'labels'")
     generic, images = (
         _place(path, reasons, key, "reasons.", folder=key == "images", there=False) if key in reasons else None
         for key in _REASONS
@@ -112,6 +122,7 @@ def read_dataset_file(path: str | Path) -> DatasetFile:
         vocabulary=_classes(path, document, name.strip()),
         ignore=ignore,
         panoptic=_place(path, document, "panoptic") if "panoptic" in document else None,
+        semantic=_place(path, document, "semantic", folder=True) if "semantic" in document else None,
         generic_reasons=generic,
         shipped_reasons=shipped,
         image_reasons=images,

@@ -285,10 +285,13 @@ def run(args: argparse.Namespace) -> int:
         raise ReasonError(f"--min-share {args.min_share:g}: must be at least 0 and below 1, such as 0.001")
     if args.ignore is not None and not 0 <= args.ignore <= IGNORED[-1]:
         raise ReasonError(f"--ignore {args.ignore}: must be a pixel value, 0 to {IGNORED[-1]}")
-    vocabulary = take_dataset(args, labels="labels", results="image_reasons", ignore="ignore")
+    vocabulary = take_dataset(args, labels="label_maps", results="image_reasons", ignore="ignore")
     for option in ("results", "labels"):
         if getattr(args, option) is None:
-            raise ReasonError(f"--{option}: missing; name the folder, or a yaml file that does with --dataset")
+            raise ReasonError(
+                f"--{option}: missing; name the folder, or a yaml file with --dataset that does "
+                "(label maps beside panoptic annotations: its key semantic)"
+            )
     sys.stdout.write(f"{vocabulary.summary}\n")
     score = score_folder(
         args.results,

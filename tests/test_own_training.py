@@ -18,7 +18,8 @@ from maft.errors import run_command
 from maft.evaluation.evaluators import CANDIDATES_GIVEN
 from maft.launch import main, parse_arguments
 from maft.run import fingerprint, register_datasets
-from reason.datasetfile import read_dataset_file
+from reason.cli.main import main as reason
+from reason.datasetfile import DatasetFileError, read_dataset_file
 from reason.shipped import NOT_THE_PAPERS
 from tools.check_datasets.__main__ import main as check_datasets
 from tools.diagnose.__main__ import main as diagnose
@@ -153,9 +154,10 @@ def test_the_reasons_that_come_along(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_only_the_true_classes_would_give(folder: Path, tmp_path: Path) -> None:
-    """TEST.SAVE_ORACLE of a real network, and what `tools.diagnose` says of it."""
-    path = write(folder, "known")
-    train_net("eval", "--eval-only", "DATASETS.TEST", f"('{path}',)", "OUTPUT_DIR", tmp_path, "TEST.SAVE_ORACLE", True)
+    """TEST.SAVE_ORACLE of a real network, and what `tools.diagnose` says of it; label maps beside panoptic ones."""
+    path = write(folder, "known", panoptic=True, semantic="masks")
+    keys = ("INPUT.DATASET_MAPPER_NAME", "mask_former_semantic", "OUTPUT_DIR", tmp_path, "TEST.SAVE_ORACLE", True)
+    train_net("eval", "--eval-only", "DATASETS.TEST", f"('{path}',)", *keys)
     changed = 0
     for number in range(2):
         truth = render_scene(number, "val").semantic
@@ -169,6 +171,18 @@ def test_what_only_the_true_classes_would_give(folder: Path, tmp_path: Path) -> 
     assert diagnose([str(tmp_path), "--dataset", str(path), "--output", str(tmp_path / "report.json")]) == 0
     (run,) = json.loads((tmp_path / "report.json").read_text())["runs"]
     assert run["oracles_add"]["candidates given"]["mIoU_reference"] > 1
+
+
+def test_label_maps_beside_panoptic_annotations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "seen").mkdir(exist_ok=True)
+    seen = {"reasoning": {"map_class_reason": {CLASSES[0]: {"reason3": ["a red skin"]}}}}
+    (folder / "seen/00.json").write_text(json.dumps(seen))
+    path = write(folder, "both", panoptic=True, semantic="masks", reasons={"images": "seen"})
+    assert reason(["score", "--dataset", str(path)]) == 0, "the label maps are scored, not the segments' PNG files"
+    path = write(folder, "alone", panoptic=True, reasons={"images": "seen"})
+    assert reason(["score", "--dataset", str(path)]) == 2 and "its key semantic" in capsys.readouterr().err
+    with pytest.raises(DatasetFileError, match="key 'semantic': goes with 'panoptic'"):
+        read_dataset_file(write(folder, "bad", semantic="masks"))
 
 
 def test_ones_own_file_is_read_and_never_the_shipped_one(folder: Path) -> None:

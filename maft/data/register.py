@@ -46,7 +46,7 @@ def register_file(path: str) -> DatasetFile:
     """
     own = read_dataset_file(path)
     folders = (own.vocabulary, own.images, own.labels)
-    register_custom(own.name, *folders, panoptic_json=own.panoptic, ignore_label=own.ignore)
+    register_custom(own.name, *folders, panoptic_json=own.panoptic, semantic_dir=own.semantic, ignore_label=own.ignore)
     return own
 
 

@@ -19,7 +19,9 @@ from maft.text.prompts import image_prompts
 from maft.text.rows import RowFold, fold_rows
 from maft.text.source import TextSource
 from maft.text.templates import template_set
+from reason.shipped import reasons_for, shipped_file, vocabulary_of
 from reason.triplets import TripletError, load_image
+from reason.vocabulary import load_vocabulary
 
 SYNONYMS = [("cat",), ("dog", "hound"), ("sky", "clouds", "heaven")]
 GENERIC = {
@@ -315,3 +317,30 @@ def test_feature_file_round_trip_is_exact(make: MakeSource, folder: Path, featur
     (folder / "blocked").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_feature_file(folder / "blocked" / "a.json", rows.numpy(), (3, 6, 9), (0, 1, 2))
+
+
+def test_the_word_generic_stands_for_the_reasons_that_come_along(
+    make: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make(generic_file="generic", image_folders=(), image_specific=False)
+    names = (("cat",), ("brinzal",))
+    with caplog.at_level(logging.WARNING):
+        (sentences,) = source.needs(names)
+        classifier = source.classifier(names, "any.jpg")
+    cat = reasons_for(vocabulary_of(names)).reasons["cat"]
+    frames = template_set("vild")
+    assert {*frames.fill(f"cat that has {cat.attributes[0]}"), *frames.fill("brinzal")} <= set(sentences)
+    assert not any("brinzal that has" in sentence for sentence in sentences)
+    assert classifier.class_index is None and len(classifier.rows_per_class) == 2, "both are compared"
+    assert caplog.text.count("1 of 2 classes have one; without one, asked for by name: brinzal") == 1
+    assert source.usage() == {"classes_by_name": 1, "generic_missing_file": 1}
+    with pytest.raises(UserError, match="none of those that come along is of one of the 1 classes"):
+        source.classifier((("brinzal",),), "any.jpg")
+
+
+@pytest.mark.parametrize("names", ["synonyms", "sed_names"])
+def test_a_benchmarks_names_have_its_own_shipped_file(make: MakeSource, names: str) -> None:
+    """Whatever the data set is called, and not those of namesakes."""
+    classes = getattr(load_vocabulary("pc59"), names)
+    shipped, word = (make(generic_file=file, image_folders=()) for file in (shipped_file("pc59"), "generic"))
+    assert list(word.needs(classes)) == list(shipped.needs(classes))
