@@ -76,8 +76,8 @@ class CLIPTextEncoder:
                 and devices changed later. Its training mode is left alone (the text tower has no dropout).
             tokenizer: see `maft.text.tokens.Tokenizer`.
             batch_size: sentences in one forward pass.
-            precision: of the transformer's products; bfloat16 (autocast) has a fingerprint of its own. The projection, and
-                what lies between products, stay float32.
+            precision: of the transformer's products; bfloat16 (autocast) has a fingerprint of its own. The projection,
+                and what lies between products, stay float32.
 
         Raises:
             TypeError: a text tower other than CLIP's causal one with end-of-text pooling.
