@@ -316,6 +316,13 @@ DATASETS: Mapping[str, DatasetFacts] = {
             {},
         ),
         DatasetFacts(
+            "voc20b",
+            "PAS-20b: PASCAL VOC 2012, 20 classes and background",
+            ("voc2012",),
+            (Split("openvocab_pascal20b_sem_seg_val", Fact((1449,), _VOC_SOURCE), Fact((21,), _VOC_SOURCE), True),),
+            {},
+        ),
+        DatasetFacts(
             "pc59",
             "PC-59: PASCAL-Context, 59 classes",
             ("voc2010", "context_merged"),

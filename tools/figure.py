@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
 
 from maft.data import dataset_names, register_all, register_modules
+from maft.data.specs import counted_classes
 from maft.drawing import NONE, Maps, agreement, overlay
 from maft.errors import UserError, run_command, run_process
 from maft.files import replacing, user_path
@@ -190,7 +191,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError(f"--dataset {options.dataset}: not registered{hint}")
         titles, folders = zip(*options.runs, strict=True)
         rows = read_rows(Truth.of(options.dataset), folders, options.images, options.best or 0)
-        vocabulary = registered_vocabulary(options.dataset, "--dataset")
+        background = MetadataCatalog.get(options.dataset).get("background")
+        vocabulary = counted_classes(registered_vocabulary(options.dataset, "--dataset"), background)
         draw(rows, titles, vocabulary, options.output, options.image_reasons)
         print(options.output)
 

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from maft.data.locate import DatasetPaths, DatasetStatus, locate, status_of
 from maft.data.records import Record, instance_records, panoptic_records, semantic_records
-from maft.data.specs import BUILTIN, IGNORE_8BIT, DatasetSpec
+from maft.data.specs import BUILTIN, IGNORE_8BIT, DatasetSpec, counted_classes
 from maft.errors import UserError
 from reason.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 
@@ -163,11 +163,12 @@ def _metadata(spec: DatasetSpec, vocabulary: Vocabulary) -> dict[str, Any]:
     palette = vocabulary.palette
     things = [entry for entry in vocabulary.classes if entry.thing]
     classes = things if spec.kind == "instances" else list(vocabulary.classes)
+    counted = counted_classes(vocabulary, spec.background).classes if spec.kind == "semantic" else classes
     metadata: dict[str, Any] = {
         "dataname": spec.name,
         "vocabulary": vocabulary.name,
         # detectron2 turns "class_names" into "thing_classes" behind one's back, hence another name.
-        "short_names": [entry.name.strip() for entry in classes],
+        "short_names": [entry.name.strip() for entry in counted],
         # A model prompts a class by all its names; detectron2's field holds one text a class.
         "stuff_classes": [",".join(entry.synonyms) for entry in classes],
         # SED has a name list of its own and splits it otherwise.
@@ -178,6 +179,7 @@ def _metadata(spec: DatasetSpec, vocabulary: Vocabulary) -> dict[str, Any]:
         "ignore_label": spec.ignore_label,
         "ignored_as_well": spec.ignored_as_well,
         "evaluator_type": spec.evaluator_type,
+        "background": spec.background,
         "label_divisor": LABEL_DIVISOR,
     }
     if spec.kind != "semantic":

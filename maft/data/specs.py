@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from reason.vocabulary import Vocabulary, VocabularyClass
+
 Kind = Literal["semantic", "panoptic", "instances"]
 
 IGNORE_8BIT = 255
@@ -34,6 +36,8 @@ class DatasetSpec:
         ignore_label: the value of pixels that no metric counts.
         ignored_as_well: what other preparations of the data write in its place.
         evaluator_type: detectron2's name for how it is evaluated.
+        background: the value of label maps that stands for background, which is asked for by the classes of the
+            vocabulary from this index on; None where every class of the vocabulary counts as itself.
     """
 
     name: str
@@ -48,6 +52,20 @@ class DatasetSpec:
     ignore_label: int = IGNORE_8BIT
     ignored_as_well: tuple[int, ...] = ()
     evaluator_type: str = "sem_seg"
+    background: int | None = None
+
+
+def counted_classes(vocabulary: Vocabulary, background: int | None) -> Vocabulary:
+    """The classes that label maps hold and metrics count.
+
+    Args:
+        vocabulary: the classes that the network is asked for.
+        background: see `DatasetSpec`; None leaves the vocabulary as it is.
+    """
+    if background is None:
+        return vocabulary
+    rest = VocabularyClass(background, "background", ("background",), color=(0, 0, 0))
+    return replace(vocabulary, classes=(*vocabulary.classes[:background], rest))
 
 
 _ADE = ("ade/ADEChallengeData2016", "ADEChallengeData2016")
@@ -95,7 +113,19 @@ def _ade() -> Iterator[DatasetSpec]:
         )
 
 
+_VOC_IMAGES = ("images_detectron2", "images_detectron2/{}", "JPEGImages", "images")
+
+
 def _pascal() -> Iterator[DatasetSpec]:
+    yield DatasetSpec(
+        "openvocab_pascal20b_sem_seg_val",
+        "voc20b",
+        "semantic",
+        _VOC2012,
+        images=tuple(folder.format("val") for folder in _VOC_IMAGES),
+        labels=("annotations_detectron2_bg/val", "annotations_ovs_bg", "annotations_ovs_bg/val"),
+        background=20,
+    )
     for split in ("train", "val"):
         # The documented tree keeps the validation maps in annotations_ovs itself.
         flat = ("annotations_ovs",) if split == "val" else ()
@@ -104,7 +134,7 @@ def _pascal() -> Iterator[DatasetSpec]:
             "voc20",
             "semantic",
             _VOC2012,
-            images=("images_detectron2", f"images_detectron2/{split}", "JPEGImages", "images"),
+            images=tuple(folder.format(split) for folder in _VOC_IMAGES),
             labels=(*flat, f"annotations_ovs/{split}", f"annotations_detectron2/{split}"),
         )
         for count, extensions, ignore, others in (
@@ -172,6 +202,7 @@ ALIASES = {
     "ade20k_150_test_sem_seg": "openvocab_ade20k_sem_seg_val",
     "ade20k_full_sem_seg_freq_val_all": "openvocab_ade20k_full_sem_seg_val",
     "voc_2012_test_sem_seg": "openvocab_pascal20_sem_seg_val",
+    "voc_2012_test_background_sem_seg": "openvocab_pascal20b_sem_seg_val",
     "context_59_test_sem_seg": "openvocab_pascal_ctx59_sem_seg_val",
     "context_459_test_sem_seg": "openvocab_pascal_ctx459_sem_seg_val",
 }

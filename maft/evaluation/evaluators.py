@@ -64,8 +64,9 @@ class SemanticEvaluator:
     ) -> None:
         """
         Args:
-            dataset_name: a registered data set; its metadata gives `short_names` (or `stuff_classes`)
-                and `ignore_label`.
+            dataset_name: a registered data set; its metadata gives `stuff_classes`, which the model scores,
+                `short_names` of those that count where they are called otherwise, `ignore_label`, and the index of
+                `background` where the classes from there on count as one (`maft.data.specs.DatasetSpec`).
             output_dir: the folder of this data set's results; predictions go to its subfolder `sem_seg`.
             save_predictions: write every predicted label map, as a PNG of class indices (8 or 16 bit).
             records: those of the data set, where the caller has loaded them already.
@@ -78,6 +79,8 @@ class SemanticEvaluator:
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._class_names: list[str] = list(metadata.get("short_names", metadata.stuff_classes))
+        self._asked_for: int = len(metadata.stuff_classes)
+        self._background: int | None = metadata.get("background")
         self._ignore_label: int = metadata.ignore_label
         self._ignored_as_well: tuple[int, ...] = metadata.get("ignored_as_well", ())
         by_image = _records_by_image(dataset_name, records, "sem_seg_file_name")
@@ -109,6 +112,8 @@ class SemanticEvaluator:
         """
         image = input["file_name"]
         prediction = self.predicted_classes(image, output)
+        if self._background is not None:
+            prediction = np.minimum(prediction, self._background)
         label_file = self._label_files[image]
         num_classes = len(self._class_names)
         label = read_label_map(label_file, num_classes, self._ignore_label, self._ignored_as_well)
@@ -127,10 +132,10 @@ class SemanticEvaluator:
         maps: ClassMaps | torch.Tensor | None = output.get("class_maps", output.get("sem_seg"))
         if maps is None:
             raise UserError(f"{image}: the model gives no semantic result; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True")
-        if maps.shape[0] != len(self._class_names):
+        if maps.shape[0] != self._asked_for:
             raise UserError(
                 f"{image}: the model scores {maps.shape[0]} classes, {self._dataset_name} has "
-                f"{len(self._class_names)}; evaluate with the data set's own vocabulary"
+                f"{self._asked_for}; evaluate with the data set's own vocabulary"
             )
         labels = maps.labels() if isinstance(maps, ClassMaps) else maps.argmax(dim=0)
         return labels.cpu().numpy()

@@ -43,6 +43,11 @@ def check_training(cfg: CfgNode) -> None:
                 f"INPUT.DATASET_MAPPER_NAME {cfg.INPUT.DATASET_MAPPER_NAME} learns panoptic segments, but {name} of "
                 "DATASETS.TRAIN has label maps only; name a panoptic data set, or mask_former_semantic"
             )
+        if metadata.get("background") is not None:
+            raise UserError(
+                f"DATASETS.TRAIN: {name} has one label for all classes of its background and is there for evaluation; "
+                "train on another data set"
+            )
         classes = len(metadata.stuff_classes)
         if classes != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
             raise UserError(

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from maft.data import dataset_spec, datasets_root, register_file
 from maft.data.locate import status_of
-from maft.data.specs import BUILTIN, DatasetSpec
+from maft.data.specs import BUILTIN, DatasetSpec, counted_classes
 from maft.errors import UserError, run_command
 from maft.files import user_path
 from reason.datasetfile import is_dataset_file
@@ -52,7 +52,7 @@ def check_dataset(name: str, spec: DatasetSpec, options: Options, vocabulary: Vo
     Returns:
         the report; one that is not there says where it was looked for.
     """
-    vocabulary = vocabulary or load_vocabulary(spec.vocabulary)
+    vocabulary = counted_classes(vocabulary or load_vocabulary(spec.vocabulary), spec.background)
     classes = len(vocabulary.thing_indices) if spec.kind == "instances" else len(vocabulary)
     report = Findings(name, spec.name, classes)
     status = status_of(spec, options.root)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from maft import load_segmentor
 from maft.data import dataset_names, register_all, register_modules, registered_name
@@ -192,8 +192,13 @@ def read_lists(folder: Path, truth: Truth) -> list[ImageList]:
     """The lists of classes of every image, beside what its ground truth shows.
 
     Raises:
-        UserError, TripletError: see `read_list`.
+        UserError, TripletError: see `read_list`; or the data set counts its background as one class.
     """
+    if MetadataCatalog.get(truth.name).get("background") is not None:
+        raise UserError(
+            f"--image-reasons: the label maps of {truth.name} have one value for all classes of its background, which "
+            "no list names; leave it out"
+        )
     synonyms = registered_vocabulary(truth.name, "--dataset").synonyms
     found = []
     for record in truth.records:

@@ -66,8 +66,7 @@ def _label_maps(
 ) -> dict[str, Any]:
     evaluator = _LabelMapEvaluator(dataset, output_dir, True, records=records)
     files = _label_files(predictions.folder, [record["file_name"] for record in records])
-    metadata = MetadataCatalog.get(dataset)
-    size = len(metadata.get("short_names", metadata.stuff_classes))
+    size = len(MetadataCatalog.get(dataset).stuff_classes)
     found = {}
     for record in Bar(records, desc="images", unit="image"):
         image = record["file_name"]

@@ -34,6 +34,7 @@ _FUNCTIONS = {
     "ade150_instances": "ade_things:plan_instances",
     "ade847": "ade_full:plan",
     "voc20": "voc:plan",
+    "voc20b": "voc:plan_background",
     "pc59": "pascal_context:plan_pc59",
     "pc459": "pascal_context:plan_pc459",
     "coco_stuff171": "coco:plan_stuff",

@@ -42,10 +42,14 @@ def semantic_benchmarks() -> tuple[Benchmark, ...]:
 
 
 MINI_TITLES = {"mini_val_panoptic": "mini", "mini_closed_panoptic": "mini, seen kinds"}
+_UNPUBLISHED = {"openvocab_pascal20b_sem_seg_val": "PAS-20b", "voc_2012_test_background_sem_seg": "PAS-20b"}
+"""Titles of data sets that no README gives a figure of."""
 
 
 def title_of(dataset: str) -> str:
     """What a registered data set is called in tables; its own name where it is no benchmark."""
+    if dataset in _UNPUBLISHED:
+        return _UNPUBLISHED[dataset]
     if dataset.startswith("mini_"):
         return MINI_TITLES.get(dataset, dataset)
     benchmarks = (benchmark for suite in SUITES.values() for benchmark in suite.benchmarks)
