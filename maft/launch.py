@@ -22,7 +22,7 @@ from torch import distributed
 from maft.config import build_config
 from maft.errors import USER_ERROR_STATUS, run_command
 from maft.files import check_folder, locked
-from maft.meta_arch import MAFT_Plus, build_network
+from maft.meta_arch import MAFT_Plus, build_network, text_parts
 from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.resources import config_file
 from maft.run import (
@@ -156,7 +156,8 @@ def check_training_inputs(cfg: CfgNode) -> None:
     if cfg.MODEL.WEIGHTS:
         check_weights(cfg)
     else:
-        check_file(cfg.SED.CLIP_WEIGHTS or cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
+        text = text_parts(cfg)
+        check_file(text.clip_weights, text.clip_key)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -191,6 +191,34 @@ def test_a_checkpoint_may_leave_out_the_text_tower(image: np.ndarray, tmp_path: 
         assert torch.equal(value, state[name]), name
 
 
+def test_messages_speak_of_the_arguments_of_python(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Of weights and clip, and never of a config key, which a user of Python has not written."""
+    network = _load().network
+    assert [record.message for record in caplog.records if "MEANS NOTHING" in record.message] == [
+        "weights is 'seeded': random stand-in weights, the segmentation MEANS NOTHING"
+    ]
+    prefix = network.clip_prefixes[0]
+    kept = {k: v.contiguous() for k, v in network.state_dict().items() if not k.startswith(prefix) or ".visual." in k}
+    save_file(kept, tmp_path / "sed.safetensors")
+    torch.save({"visual.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    said = []
+    for weights, clip in (
+        ("", None),
+        (tmp_path / "absent.pth", None),
+        (tmp_path / "sed.safetensors", None),
+        (tmp_path / "sed.safetensors", tmp_path / "absent.pt"),
+        (tmp_path / "sed.safetensors", tmp_path / "other.pt"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_segmentor("sed-tiny", weights, device="cpu", clip=clip)
+        said.append(str(error.value))
+    assert said[0].startswith("weights: empty") and "absent.pth: no such weight file" in said[1]
+    assert said[2].startswith(f"weights {tmp_path}") and ", and clip: '' is neither a file nor a tag" in said[2]
+    assert f", and clip: {tmp_path / 'absent.pt'} is not there; name a file or a tag" in said[3]
+    assert "other.pt does not supply them" in said[4]
+    assert not any(key in line for key in ("MODEL.", "SED.", "CLIP_") for line in said), said
+
+
 def test_autocast(image: np.ndarray) -> None:
     exact, fast = (
         {found.name: found.score for found in _load(dtype=dtype)(image, CLASSES, REASONS).classes}

@@ -266,11 +266,11 @@ def test_clip_weights_that_do_not_fit(tmp_path: Path, model: MAFT_Plus, monkeypa
     with pytest.raises(UserError, match="it has none for tiny_clip"):
         load_clip(model, "laion2b")
     with pytest.raises(UserError, match="laion_aesthetic_s13b_b82k_augreg"):
-        find_clip_weights("convnext_base_w_320", "laion2b")
+        find_clip_weights("convnext_base_w_320", "laion2b", "clip")
 
     def unreachable(_: object) -> str:
         raise OSError("no route to host")
 
     monkeypatch.setattr(clip_weights, "download_pretrained", unreachable)
     with pytest.raises(UserError, match="could not be downloaded .*no route to host"):
-        find_clip_weights("convnext_base_w_320", "laion_aesthetic_s13b_b82k_augreg")
+        find_clip_weights("convnext_base_w_320", "laion_aesthetic_s13b_b82k_augreg", "clip")

@@ -276,7 +276,7 @@ def tower_file(weights: str, text: TextParts) -> str | Path:
     if weights in ("", SEEDED) or text_prefix(load_weights(weights)) is not None:
         return weights
     try:
-        return find_clip_weights(text.architecture, text.clip_weights)
+        return find_clip_weights(text.architecture, text.clip_weights, text.clip_key)
     except UserError as error:
         raise UserError(f"MODEL.WEIGHTS {weights}: lacks CLIP's text tower, and {error}") from error
 

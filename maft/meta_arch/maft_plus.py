@@ -52,6 +52,7 @@ class MAFT_Plus(MAFTPlus):
     """
 
     uses_reasons = False
+    weights_key, clip_key = "MODEL.WEIGHTS", "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
 
     @configurable
     def __init__(self, *, settings: ReasonSettings, **network: Any) -> None:
@@ -78,7 +79,7 @@ class MAFT_Plus(MAFTPlus):
         model = cfg.MODEL
         fold = RowFold(templates=model.REASON.TEMPLATES, mode=model.REASON.MODE, num_des=model.NUM_DES)
         clip = model.FC_CLIP.CLIP_PRETRAINED_WEIGHTS
-        return TextParts(clip_architecture(cfg), cls.clip_prefixes[0], clip, fold, fold.names)
+        return TextParts(clip_architecture(cfg), cls.clip_prefixes[0], clip, cls.clip_key, fold, fold.names)
 
     @property
     def text(self) -> TextSource[Prompts, Classifier]:

@@ -65,6 +65,7 @@ class TextParts:
     architecture: open_clip's name of its CLIP.
     prefix: how the entries of CLIP begin in its state dict.
     clip_weights: where CLIP comes from if a checkpoint leaves it out.
+    clip_key: the config key of it, for messages.
     fold: makes the sentences.
     names: by which names a vocabulary's classes are asked for.
     """
@@ -72,6 +73,7 @@ class TextParts:
     architecture: str
     prefix: str
     clip_weights: str
+    clip_key: str
     fold: Fold[Any, Any]
     names: Callable[[Vocabulary], Synonyms]
 

@@ -79,6 +79,7 @@ class SED(Network):
     """
 
     uses_reasons = False
+    weights_key, clip_key = "MODEL.WEIGHTS", "SED.CLIP_WEIGHTS"
 
     @configurable
     def __init__(
@@ -145,7 +146,7 @@ class SED(Network):
         except ValueError as error:
             raise bad_clip(error) from error
         clip_weights = cfg.SED.CLIP_WEIGHTS or published.get("clip_weights", "")
-        return TextParts(architecture, cls.clip_prefixes[0], clip_weights, fold, names)
+        return TextParts(architecture, cls.clip_prefixes[0], clip_weights, cls.clip_key, fold, names)
 
     @property
     def text(self) -> TextSource[PlanePrompts, Planes]:

@@ -124,6 +124,7 @@ class MAFTPlus(nn.Module):
     """
 
     clip_prefixes = ("backbone.clip_model.", "backbone_t.clip_model.")
+    weights_key, clip_key = "weights", "clip"
     teacher_prefix = "backbone_t."
     targets: Literal["instances", "label map"] = "instances"
     pixel_mean: Tensor

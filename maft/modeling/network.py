@@ -42,6 +42,14 @@ class Network(Protocol):
         """Where CLIP's own weights come from: a file, or open_clip's tag; "" for nowhere."""
 
     @property
+    def weights_key(self) -> str:
+        """What a user names the checkpoint by, for messages: a config key, or an argument of `maft.load_segmentor`."""
+
+    @property
+    def clip_key(self) -> str:
+        """What a user names `clip_weights` by, likewise."""
+
+    @property
     def device(self) -> torch.device:
         """Where the network lies."""
 

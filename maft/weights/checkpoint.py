@@ -115,7 +115,7 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such weight file; {_GET_WEIGHTS}, or set MODEL.WEIGHTS to your own")
+        raise UserError(f"{path}: no such weight file; {_GET_WEIGHTS}, or name a file of your own")
     head = _head_of_weights(path)
     content = _read_safetensors(path) if is_safetensors(head) else _read_pickle(path)
     if not isinstance(content, Mapping):
@@ -207,21 +207,22 @@ def _truncated(path: Path) -> UserError:
     return UserError(f"{path}: truncated, or not a PyTorch checkpoint; download it again ({_GET_WEIGHTS})")
 
 
-def load_model_weights(model: Fillable, weights: str | Path) -> None:
+def load_model_weights(model: Fillable, weights: str | Path, key: str = "MODEL.WEIGHTS") -> None:
     """Fill `model` from `weights`, strictly: every name and shape must fit, the training-only teacher aside.
 
     Args:
         model: the network; its device and dtypes stay.
         weights: a path, or "seeded" for the stand-in weights of `maft.weights.seeding`, of the teacher too if there is
             one.
+        key: what the user names them by, for messages.
 
     Raises:
         UserError: nothing is named, or the file cannot be read or is of another model or size.
     """
     if not str(weights):
-        raise UserError("MODEL.WEIGHTS: empty; name a checkpoint, or 'seeded' for meaningless stand-in weights")
+        raise UserError(f"{key}: empty; name a checkpoint, or 'seeded' for meaningless stand-in weights")
     if str(weights) == SEEDED:
-        logger.warning("MODEL.WEIGHTS is 'seeded': random stand-in weights, the segmentation MEANS NOTHING")
+        logger.warning("%s is 'seeded': random stand-in weights, the segmentation MEANS NOTHING", key)
         seed_module(model)
         return
     state = without(load_weights(weights), getattr(model, "teacher_prefix", ""))

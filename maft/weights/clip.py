@@ -19,7 +19,6 @@ from maft.weights.checkpoint import load_weights, misfit
 
 logger = logging.getLogger(__name__)
 
-_KEY = "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
 _INSIDE = "clip_model."
 LEFT_OUT = "clip_left_out"
 """In the metadata of a .safetensors file without some of CLIP's entries: their `digest`."""
@@ -41,10 +40,10 @@ def load_clip(model: Network, weights: str) -> None:
         UserError: no such tag or file, no way to download it, or weights of another architecture.
     """
     architecture = model.clip.model_name
-    path = find_clip_weights(architecture, weights)
+    path = find_clip_weights(architecture, weights, model.clip_key)
     state = read_clip(path)
     if problem := misfit(model.clip.clip_model.state_dict(), state):
-        raise UserError(f"{_KEY}: {path} is not a checkpoint of {architecture} ({problem}); name one that is")
+        raise UserError(f"{model.clip_key}: {path} is not a checkpoint of {architecture} ({problem}); name one that is")
     for backbone in (model.clip, model.backbone_t):
         if backbone is not None:
             backbone.clip_model.load_state_dict(state)
@@ -71,8 +70,12 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix(whole): value for name, value in state.items() if name.startswith(whole)}
 
 
-def check_file(weights: str) -> None:
+def check_file(weights: str, key: str) -> None:
     """Find out whether CLIP's weights are there, if a file is named; a tag is left to `find_clip_weights`.
+
+    Args:
+        weights: see `load_clip`.
+        key: what the user names them by, for the error.
 
     Raises:
         UserError: they are not.
@@ -81,15 +84,16 @@ def check_file(weights: str) -> None:
     if weights.endswith(_SUFFIXES) and not path.is_file():
         made = path.parts[-2:] == _MINI
         way_out = f"'{_TRAIN_MINI}' writes it in 10 minutes" if made else "name a file or a tag of open_clip's"
-        raise UserError(f"{_KEY}: {weights} is not there; {way_out}")
+        raise UserError(f"{key}: {weights} is not there; {way_out}")
 
 
-def find_clip_weights(architecture: str, weights: str) -> Path:
+def find_clip_weights(architecture: str, weights: str, key: str) -> Path:
     """The file of a CLIP's weights, downloaded into open_clip's cache where only a tag is given.
 
     Args:
         architecture: open_clip's name.
         weights: see `load_clip`.
+        key: what the user names them by, for the error.
 
     Raises:
         UserError: no such tag or file, or no way to download it.
@@ -98,15 +102,15 @@ def find_clip_weights(architecture: str, weights: str) -> Path:
         return Path(weights)
     known = open_clip.list_pretrained_tags_by_model(architecture)
     if weights not in known:
-        check_file(weights)
+        check_file(weights, key)
         tags = f"its tags for {architecture} are {', '.join(known)}" if known else f"it has none for {architecture}"
-        raise UserError(f"{_KEY}: '{weights}' is neither a file nor a tag of open_clip's; {tags}")
+        raise UserError(f"{key}: '{weights}' is neither a file nor a tag of open_clip's; {tags}")
     try:
         return Path(download_pretrained(get_pretrained_cfg(architecture, weights)))
     # Whatever goes wrong on the way to another machine: the libraries below raise errors of many families.
     except Exception as error:
         raise UserError(
-            f"{_KEY}: '{weights}' of {architecture} could not be downloaded ({type(error).__name__}: {error}); fetch "
+            f"{key}: '{weights}' of {architecture} could not be downloaded ({type(error).__name__}: {error}); fetch "
             "the file elsewhere and name its path"
         ) from error
 

@@ -28,13 +28,13 @@ def load_for_evaluation(model: Network, weights: str) -> None:
 
     Args:
         model: its device and dtypes stay.
-        weights: MODEL.WEIGHTS: a path, or "seeded".
+        weights: a path, or "seeded".
 
     Raises:
         UserError: nothing is named, or what is named cannot be read, is of another model, or is not enough.
     """
     if weights in ("", SEEDED):
-        load_model_weights(model, weights)
+        load_model_weights(model, weights, model.weights_key)
     else:
         _load_checkpoint(model, weights)
 
@@ -48,13 +48,13 @@ def load_for_training(model: Network, weights: str) -> None:
 
     Args:
         model: its device and dtypes stay.
-        weights: MODEL.WEIGHTS: a path, "seeded", or "".
+        weights: a path, "seeded", or "".
 
     Raises:
         UserError: what is named cannot be read, is of another model, or is not enough.
     """
     if weights == SEEDED:
-        load_model_weights(model, SEEDED)
+        load_model_weights(model, SEEDED, model.weights_key)
     elif weights:
         _load_checkpoint(model, weights)
     else:
@@ -88,9 +88,9 @@ def _load_checkpoint(model: Network, path: str) -> None:
 def _entries_of_clip(lacking: list[str], own: Mapping[str, Tensor], model: Network, path: str) -> dict[str, Tensor]:
     """The entries of CLIP, and of the teacher, that a checkpoint lacks."""
     try:
-        file = find_clip_weights(model.clip.model_name, model.clip_weights)
+        file = find_clip_weights(model.clip.model_name, model.clip_weights, model.clip_key)
     except UserError as error:
-        what = f"MODEL.WEIGHTS {path}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
+        what = f"{model.weights_key} {path}: lacks {len(lacking)} entries of CLIP (such as {lacking[0]})"
         raise UserError(f"{what}, and {error}") from error
     found = entries_left_out(lacking, own, path, file)
     logger.info("%d entries of CLIP, which %s leaves out, from %s", len(found), path, file)

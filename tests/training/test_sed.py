@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,12 @@ from maft.config import build_config
 from maft.data import load_dataset, register_all
 from maft.data.specs import ALIASES
 from maft.errors import UserError
+from maft.launch import check_training_inputs, main, parse_arguments
 from maft.meta_arch import build_network
 from maft.training.loop import train
+from maft.weights.checkpoint import load_weights
+from maft.weights.loading import load_for_evaluation, load_for_training
+from maft.weights.saving import FINAL
 from maft.weights.seeding import seed_module
 from reason.vocabulary import load_vocabulary
 
@@ -116,6 +124,89 @@ def test_training_steps(keys: list[str], tmp_path: Path, finetune: str) -> None:
 def test_values_that_mean_nothing(keys: list[str], key: str, value: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         build_network(build_config(CONFIG, [*keys, key, value]))
+
+
+@pytest.mark.parametrize(
+    ("clip", "words"),
+    [
+        ("", "SED.CLIP_WEIGHTS: '' is neither a file nor a tag of open_clip's"),
+        ("absent.pt", "SED.CLIP_WEIGHTS: absent.pt is not there"),
+        ("other.pt", "SED.CLIP_WEIGHTS: other.pt is not a checkpoint of"),
+    ],
+)
+def test_clips_own_weights_are_named_by_seds_key(
+    keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str, words: str
+) -> None:
+    cfg = build_config(CONFIG, [*keys, "SED.CLIP_WEIGHTS", clip, "MODEL.WEIGHTS", ""])
+    if clip == "absent.pt":
+        with pytest.raises(UserError, match=words):
+            check_training_inputs(cfg)
+    model = build_network(cfg, training=True)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"visual.weight": torch.zeros(2)}, "other.pt")
+    with pytest.raises(UserError) as error:
+        load_for_training(model, "")
+    assert str(error.value).startswith(words)
+    kept = {name: value for name, value in model.state_dict().items() if "clip_model.transformer" not in name}
+    torch.save({"model": kept}, "sed.pth")
+    with pytest.raises(UserError) as error:
+        load_for_evaluation(model, "sed.pth")
+    assert str(error.value).startswith("MODEL.WEIGHTS sed.pth: lacks" if clip != "other.pt" else "sed.pth: lacks")
+    assert "CLIP_PRETRAINED_WEIGHTS" not in str(error.value)
+    assert words in str(error.value) or clip == "other.pt"
+
+
+def test_a_file_of_seds_clip_is_none_of_mafts(keys: list[str]) -> None:
+    """Before, a missing SED.CLIP_WEIGHTS stopped a training of MAFT+, and a missing file of MAFT+'s was not noticed."""
+    own = ["SED.CLIP_WEIGHTS", "absent.pt", "MODEL.WEIGHTS", "", "DATASETS.TRAIN", f"('{TRAIN}',)"]
+    base = [*keys, *own, "MODEL.META_ARCHITECTURE", "MAFT_Plus"]
+    tags = build_config("tests/assets/tiny.yaml", [*base, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20"])
+    check_training_inputs(tags)
+    tags.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS = "gone.pt"
+    with pytest.raises(UserError, match=r"MODEL\.FC_CLIP\.CLIP_PRETRAINED_WEIGHTS: gone\.pt is not there"):
+        check_training_inputs(tags)
+
+
+def _command(keys: list[str]) -> None:
+    """train_net.py as a user runs it, on the files that `keys` name."""
+    done = subprocess.run(
+        [sys.executable, "train_net.py", "--config-file", CONFIG, *keys],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_command_trains_and_its_checkpoint_is_evaluated(
+    keys: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps by train_net.py, whose final checkpoint --eval-only takes, and scores every image of the split."""
+    out = tmp_path / "out"
+    _command([*keys, "MODEL.META_ARCHITECTURE", "SED"])
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    losses = {f"loss_sem_seg_{number}" for number in range(4)}
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert all(line[name] > 0 for line in lines for name in losses)
+    assert all(line["total_loss"] == pytest.approx(sum(line[name] for name in losses), rel=1e-4) for line in lines)
+    learned = load_weights(out / FINAL)
+    begun = seed_module(build_network(build_config(CONFIG, keys))).state_dict()
+    assert learned.keys() == begun.keys()
+    moved = {name for name in learned if not torch.equal(learned[name], begun[name])}
+    assert any(".transformer.decoder" in name for name in moved) and any("clip_model.visual" in name for name in moved)
+
+    test = ["DATASETS.TEST", f"('{VALIDATION}',)", "MODEL.WEIGHTS", str(out / FINAL), "OUTPUT_DIR", str(tmp_path / "e")]
+    assert main(parse_arguments(["--config-file", CONFIG, "--eval-only", *keys, *test])) == 0
+    for name in ("detectron2", "fvcore", "maft", "reason"):
+        logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
+    assert "MEANS NOTHING" not in "".join(capfd.readouterr())
+    results = json.loads((tmp_path / "e/inference" / VALIDATION / "results.json").read_text())
+    assert results["images"]["total"] == len(load_dataset(VALIDATION)) > 0
+    assert 0 <= results["metrics"]["sem_seg"]["mIoU_present"] <= 100
+    assert results["provenance"]["weights_file"] == str(out / FINAL)
 
 
 def test_seds_names_of_data_sets(keys: list[str]) -> None:

@@ -96,6 +96,7 @@ class SED(nn.Module):
     """
 
     clip_prefixes = (CLIP,)
+    weights_key, clip_key = "weights", "clip"
     teacher_prefix = ""
     backbone_t = None
     pixel_mean: Tensor
