@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from maft.modeling.sed import GradualFusionDecoder, class_maps, combine_attributes, kept_classes
+from maft.modeling.sed import GradualFusionDecoder, class_maps, combine_attributes, kept_classes, layers
 from maft.modeling.sed.layers import ChannelNorm
 from maft.modeling.sed.losses import class_losses
 from maft.modeling.sed.training import FINETUNE, learns
@@ -97,6 +100,41 @@ def test_rejection_narrows_and_treats_a_class_as_a_whole(decoder: GradualFusionD
     assert decoded.logits.shape[:2] == (3, len(third))
     alone = [set(kept_classes(decoded.early[0][k : k + 1], 1).nonzero()[:, 0].tolist()) for k in range(3)]
     assert first == set.union(*alone)
+
+
+class _Live(TorchDispatchMode):
+    """The most bytes that tensors made meanwhile had at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._known: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                self._known[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+        self._known = {at: entry for at, entry in self._known.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._known.values()))
+        return result
+
+
+@torch.no_grad()
+def test_attributes_under_rejection_are_not_held_twice(
+    decoder: GradualFusionDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three attributes and every class kept, the most there is: A-847 with generic reasons depends on it."""
+    monkeypatch.setattr(layers, "CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(decoder, "rows_at_once", 1)
+    classes = 40
+    cost, maps = _inputs(3, classes)
+    guidance = decoder.image_guidance(maps)
+    with _Live() as live:
+        decoder(cost, guidance, keep=classes)
+    states = 4 * 3 * classes * 16 * 24 * 24  # float32 of the last step, the largest
+    assert states < live.peak < 1.6 * states, live.peak / states
 
 
 @torch.inference_mode()

@@ -111,30 +111,38 @@ class GradualFusionDecoder(nn.Module):
             joint: let a class attend to all G * N rows and not only to those of its own g.
         """
         groups, classes = cost.shape[:2]
-        every = torch.arange(classes, device=cost.device)
-        if keep is None and not joint and groups > 1 and not torch.is_grad_enabled():
+        kept = torch.arange(classes, device=cost.device)
+        alone = groups > 1 and not joint and not torch.is_grad_enabled()
+        if keep is None and alone:
             return self._one_by_one(cost, guidance)  # the groups never meet: a G-th of the memory
-        kept, early = every, []
+        # Rejection asks all groups at every step, so all have their states; but one at a time goes to its next.
+        costs = list(cost.split(1)) if alone else [cost]
+        guides = [_of_group(guidance, group) if alone else guidance for group in range(len(costs))]
+        states = [self._by_rows(self.conv1, part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in costs]
+        early: list[Tensor] = []
         kept_at: list[Tensor] = []
-        state = self._by_rows(self.conv1, cost.flatten(0, 1)).unflatten(0, (groups, classes))
         heads = (self.head0, self.head1, self.head2)
         layers = (self.decoder1, self.decoder2, self.decoder3)
         for step, (head, layer) in enumerate(zip(heads, layers, strict=True)):
-            scores = self._by_rows(head, state.detach().flatten(0, 1)).unflatten(0, state.shape[:2])[:, :, 0]
+            scores = torch.cat([self._scores(head, state) for state in states])
             early.append(scores)
-            if keep is not None:
-                chosen = kept_classes(scores, keep)
-                kept, state, cost = kept[chosen], state[:, chosen], cost[:, chosen]
+            chosen = slice(None) if keep is None else kept_classes(scores, keep)
+            kept = kept[chosen]
             kept_at.append(kept)
-            state = self._look(layer, state, joint)
-            state = self._enlarge(step, layer, state, cost, guidance)
-        return Decoded(state[:, :, 0], (early[0], early[1], early[2]), (kept_at[0], kept_at[1], kept_at[2]))
+            for part, guide in zip(costs, guides, strict=True):
+                state = states.pop(0)[:, chosen]
+                state = self._look(layer, state, joint)
+                state = self._enlarge(step, layer, state, part if keep is None else part[:, kept], guide)
+                states.append(state)
+                del state
+        return Decoded(torch.cat(states)[:, :, 0], (early[0], early[1], early[2]), (kept_at[0], kept_at[1], kept_at[2]))
+
+    def _scores(self, head: nn.Module, state: Tensor) -> Tensor:
+        """(G, N, C, H, W) -> (G, N, H, W); no gradient reaches the state."""
+        return self._by_rows(head, state.detach().flatten(0, 1)).unflatten(0, state.shape[:2])[:, :, 0]
 
     def _one_by_one(self, cost: Tensor, guidance: Sequence[Tensor]) -> Decoded:
-        parts = [
-            self(cost[g : g + 1], [values if len(values) == 1 else values[g : g + 1] for values in guidance])
-            for g in range(len(cost))
-        ]
+        parts = [self(part, _of_group(guidance, group)) for group, part in enumerate(cost.split(1))]
         early = [torch.cat([part.early[step] for part in parts]) for step in range(3)]
         return Decoded(torch.cat([part.logits for part in parts]), (early[0], early[1], early[2]), parts[0].kept)
 
@@ -162,3 +170,8 @@ class GradualFusionDecoder(nn.Module):
         image_of_row = images.repeat_interleave(classes)
         result = self._by_rows(rows, state.flatten(0, 1), cost.flatten(0, 1), image_of_row)
         return result.unflatten(0, (groups, classes))
+
+
+def _of_group(guidance: Sequence[Tensor], group: int) -> list[Tensor]:
+    """What guides one group: its own maps, or those that all share."""
+    return [values if len(values) == 1 else values[group : group + 1] for values in guidance]
