@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from reason.files import FileBusyError
 from reason.files import locked as _locked
 from reason.files import replacing as _replacing
 from reason.files import user_path as user_path
+from reason.imagefile import ImageFileError, opened
 
 UNREADABLE = (
     OSError,
@@ -58,8 +60,11 @@ def check_folder(key: str, folder: str | Path) -> None:
         place = place.parent
     if not place.is_dir():
         raise UserError(f"{key} {folder}: {place} is a file, not a folder; choose another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{key} {folder}: {place} cannot be written; choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell what a file system allows
+            pass
+    except OSError as error:
+        raise UserError(f"{key} {folder}: {place} cannot be written ({error.strerror}); choose another folder") from error
 
 
 @contextmanager
@@ -225,12 +230,13 @@ def encode_png(pixels: NDArray[np.generic]) -> bytes:
 def _read(path: str | Path, what: str) -> tuple[NDArray[Any], str]:
     """Pixels as stored (no colour conversion, a palette's indices) and Pillow's mode."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return np.asarray(image), image.mode
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such {what}; prepare the data set as datasets/README.md says") from error
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not readable as a {what} ({error}); prepare or copy it again") from error
+    except ImageFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{path}: no such {what}; prepare the data set as datasets/README.md says") from error
+        problem = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: not readable as a {what} ({problem}); prepare or copy it again") from error
 
 
 def prediction_names(images: Sequence[str]) -> dict[str, str]:

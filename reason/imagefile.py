@@ -20,11 +20,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,12 +128,28 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     try:
         from PIL import Image
 
-        with Image.open(io.BytesIO(content) if content is not None else path) as image:
+        # Given a path, Pillow maps plain TIFF files into memory, and scrambles those that are turned (13.0.0).
+        with _stream(path, content) as stream, Image.open(stream) as image:
             yield image
     except (ImageFileError, *_NOT_OURS):
         raise
     except BaseException as error:  # decoders raise errors of all kinds, some of them no Exception
         raise ImageFileError(f"{path}: {_what(error, path, content)}") from error
+
+
+def _stream(path: str | Path, content: bytes | None) -> BinaryIO:
+    """The bytes of a file, for Pillow.
+
+    Raises:
+        OSError: it cannot be opened.
+        ImageFileError: a pipe or a device, which may keep a reader waiting for ever.
+    """
+    if content is not None:
+        return io.BytesIO(content)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageFileError(f"{path}: a pipe or a device, not a file; save the image to a file")
+    return Path(path).open("rb")
 
 
 def read_rgb(path: str | Path, *, obey_exif: bool = True) -> NDArray[np.uint8]:

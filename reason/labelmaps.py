@@ -52,13 +52,16 @@ def read_labels(path: Path) -> NDArray[np.integer]:
 
     try:
         with opened(path) as image:
-            mode, array = image.mode, np.asarray(image)
+            array, mode = np.asarray(image), image.mode
     except ImageFileError as error:
         problem = str(error).removeprefix(f"{path}: ")
         raise ReasonError(f"{path}: not readable as a label map ({problem}); prepare or copy it again") from error
-    if array.ndim != 2 or mode not in ("L", "P", "I", "I;16", "I;16B"):
+    if array.ndim != 2 or array.dtype.kind not in "uib":
         raise ReasonError(f"{path}: has mode {mode}, a label map has one channel of 8- or 16-bit integers")
-    return array.astype(np.uint8 if mode in ("L", "P") else np.uint16)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > IGNORED[-1]:
+        raise ReasonError(f"{path}: holds {low if low < 0 else high}; labels are 0 to {IGNORED[-1]}: prepare it again")
+    return array.astype(np.uint8 if array.dtype.itemsize == 1 else np.uint16)
 
 
 def class_pixels(labels: NDArray[np.integer], classes: int, ignore: int | None, path: Path) -> NDArray[np.int64]:

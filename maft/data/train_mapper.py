@@ -253,7 +253,7 @@ def _present(
     kept = [
         (segment["id"], segment["category_id"])
         for segment in segments
-        if segment["id"] in there and not segment.get("iscrowd", 0) and not segment.get("shared")
+        if segment["id"] in there and segment.get("iscrowd", 0) != 1 and not segment.get("shared")
     ]
     pairs = np.array(kept, dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0].astype(np.int32), pairs[:, 1]

@@ -63,7 +63,7 @@ class _Segments:
         return cls(
             np.array(list(by_id), dtype=np.int64),
             np.array([info["category_id"] for info in listed], dtype=np.int64),
-            np.array([bool(info.get("iscrowd", 0)) for info in listed], dtype=bool),
+            np.array([info.get("iscrowd", 0) == 1 for info in listed], dtype=bool),
             np.array([math.nan if info.get("area") is None else info["area"] for info in listed], dtype=np.float64),
         )
 

@@ -91,6 +91,14 @@ def test_a_listed_segment_without_a_pixel_is_missed_unless_it_is_crowd():
     assert match(row((0, 5)), {}, row((0, 5)), {9: 3, 8: 4}, crowd={8}) == {3: CategoryCounts(0, 0, 0, 1)}
 
 
+def test_only_the_number_1_makes_a_crowd():
+    """As panopticapi reads it; some programs write numbers as text."""
+    segments, whole = row((7, 5)), [{"id": 7, "category_id": 1}]
+    for crowd, counted in (("0", 1), (0, 1), (None, 1), (True, 0), (1, 0)):
+        counts = match_segments(segments, whole, segments, [{"id": 7, "category_id": 1, "iscrowd": crowd}])
+        assert sum(of.matched for of in counts.values()) == counted, crowd
+
+
 def test_contradictions_are_refused():
     with pytest.raises(GroundTruthError, match="segment 7"):
         match(row((0, 5)), {}, row((7, 5)), {})

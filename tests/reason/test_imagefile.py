@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,24 @@ def test_whatever_a_decoder_invents_costs_that_file(
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
     with pytest.raises(ImageFileError, match=r"a\.png"):
         reader(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_plain_grey_tiff_is_turned_whole(tmp_path: Path, orientation: int) -> None:
+    """Pillow maps such a file into memory at its turned size, which scrambles it, where it is given a path."""
+    path = tmp_path / "grey.tif"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(path, tiffinfo={0x0112: orientation})
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read_rgb(path), expected)
+    assert expected.shape[:2] == ((8, 6) if orientation > 4 else (6, 8))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageFileError, match=r"pipe\.jpg: a pipe or a device, not a file; save"):
+        read_rgb(tmp_path / "pipe.jpg")
 
 
 def test_an_interrupt_is_none_of_a_files_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

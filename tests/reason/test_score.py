@@ -130,6 +130,9 @@ def test_names_are_read_as_the_segmentor_reads_them() -> None:
     [
         (lambda results, labels: write_map(labels / "a.png", [[0, 3]]), "a.png: holds 3, outside the vocabulary of 3"),
         (lambda results, labels: write_map(labels / "a.png", np.zeros((2, 2, 3))), "a.png: has mode RGB"),
+        (lambda results, labels: _as_tiff(labels / "a.png", [[0, 65537]]), "a.tif: holds 65537; labels are 0 to 65535"),
+        (lambda results, labels: _as_tiff(labels / "a.png", [[0, -1]]), "a.tif: holds -1; labels are 0 to 65535"),
+        (lambda results, labels: _as_tiff(labels / "a.png", [[0.0, 1.0]]), "a.tif: has mode F"),
         (lambda results, labels: (labels / "a.png").write_bytes(b"PNG"), "a.png: not readable as a label map"),
         (lambda results, labels: write_map(labels / "a.tif", [[0]]), "a.png and a.tif are label maps of one image"),
         (lambda results, labels: (results / "a.json").write_text("{"), "a.json: not valid JSON"),
@@ -144,6 +147,13 @@ def test_errors_are_one_line(animals: tuple[Path, Path], spoil, problem: str, ca
     lines = capsys.readouterr().err.splitlines()
     (error,) = (line for line in lines if not line.startswith("label maps: "))  # those are the progress
     assert problem in error and len(lines) <= 3
+
+
+def _as_tiff(path: Path, labels: list[list[float]]) -> None:
+    """In the place of a label map, one whose values do not fit into 16 bits, as some programs write them."""
+    path.unlink()
+    values = np.array(labels)
+    Image.fromarray(values.astype(np.float32 if values.dtype.kind == "f" else np.int32)).save(path.with_suffix(".tif"))
 
 
 def command(*words: object) -> int:

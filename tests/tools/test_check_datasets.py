@@ -275,6 +275,9 @@ def _segment(document: Any) -> dict[str, Any]:
         (lambda d: _segment(d).update(id=0), "segment"),
         (lambda d: _segment(d).update(category_id=9999), "unknown id"),
         (lambda d: _segment(d).pop("id"), "malformed"),
+        (lambda d: _segment(d).update(id=str(_segment(d)["id"])), "malformed"),  # the evaluation refuses these two
+        (lambda d: _segment(d).update(id=float(_segment(d)["id"])), "malformed"),
+        (lambda d: _segment(d).update(iscrowd="0"), "malformed"),
         (lambda d: d["images"][1].update(width=13), "size"),
         (lambda d: d["annotations"][1].update(file_name="ADE_val_00000007.png"), "annotation without PNG"),
         (lambda d: d["annotations"].pop(), "image without label"),
@@ -314,6 +317,11 @@ def test_areas_of_coco_panoptic_are_exact(tmp_path: Path, area: int) -> None:
     write_json(path, {"images": [image], "annotations": [annotation]})
     assert only(tmp_path, "coco_panoptic").state == "ok"
     edit_json(path, lambda document: document["annotations"][0]["segments_info"][0].update(area=area))
+    assert kinds(only(tmp_path, "coco_panoptic")) == {"segment": 1}
+    # One that is listed without a pixel counts as missed, whatever its area.
+    empty = {"id": 8, "category_id": 1, "area": 0, "iscrowd": 0}
+    edit_json(path, lambda document: document["annotations"][0]["segments_info"][0].update(area=40))
+    edit_json(path, lambda document: document["annotations"][0]["segments_info"].append(empty))
     assert kinds(only(tmp_path, "coco_panoptic")) == {"segment": 1}
 
 

@@ -166,9 +166,14 @@ def _segments(
     found = []
     for segment in annotation["segments_info"]:
         category, area = segment["category_id"], segment.get("area")
+        identifier = segment["id"]
+        if isinstance(identifier, bool) or not isinstance(identifier, int):
+            raise TypeError(f"segment id {identifier!r} is no whole number")
+        if segment.get("iscrowd", 0) not in (0, 1):
+            raise ValueError(f"segment {identifier}: iscrowd {segment['iscrowd']!r} is neither 0 nor 1")
         if category not in index_of:
             faults.problem("unknown id", f"{annotation['file_name']}: category {category!r} is not in the vocabulary")
-        found.append((int(segment["id"]), index_of.get(category, -1), None if area is None else int(area)))
+        found.append((identifier, index_of.get(category, -1), None if area is None else int(area)))
     return tuple(found)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from maft.files import MAX_SEGMENT_ID, UNREADABLE, decode_panoptic
+from maft.files import MAX_SEGMENT_ID, decode_panoptic
 from reason.imagefile import ImageFileError, opened, orientation
 
 EXAMPLES = 5
@@ -180,10 +179,10 @@ def _check_image(path: str, size: tuple[int, int] | None, other: str, tally: Tal
 def _check_label(path: str, rules: SemanticRules, tally: Tally) -> tuple[int, int] | None:
     """Add one label map to the tally; returns its width and height, None if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             labels, mode = np.asarray(image), image.mode
-    except UNREADABLE as error:
-        tally.problem("unreadable label", f"{path}: {error}")
+    except ImageFileError as error:
+        tally.problem("unreadable label", str(error))
         return None
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
         tally.types[f"mode {mode}"] += 1
@@ -226,10 +225,10 @@ def _values(labels: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.
 def _check_segments(annotation: Segments, overlaid: bool, tally: Tally) -> tuple[int, int] | None:
     """Add one panoptic PNG to the tally; returns its width and height, None if it cannot be read."""
     try:
-        with Image.open(annotation.png) as image:
+        with opened(annotation.png) as image:
             pixels, mode = np.asarray(image), image.mode
-    except UNREADABLE as error:
-        tally.problem("unreadable label", f"{annotation.png}: {error}")
+    except ImageFileError as error:
+        tally.problem("unreadable label", str(error))
         return None
     if mode not in ("RGB", "RGBA"):
         tally.types[f"mode {mode}"] += 1
@@ -259,6 +258,8 @@ def _segment_fault(annotation: Segments, areas: dict[int, int], overlaid: bool, 
         return f"segment {stray[0]} is not in the annotation file"
     for segment, area in listed.items():
         pixels = areas.get(segment, 0)
+        if not pixels and not area and not overlaid:
+            return f"segment {segment} is listed and has no pixel, so that it counts as missed; take it off the list"
         if pixels == area or (area is None and pixels) or entries[segment] > 1:
             continue
         if overlaid and (area is None or pixels < area):

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
-from PIL import Image
 
 from maft.errors import UserError
 from maft.evaluation.evaluators import PanopticEvaluator, SemanticEvaluator
 from maft.evaluation.instances import InstanceEvaluator
-from maft.files import UNREADABLE, prediction_names, read_panoptic
+from maft.files import prediction_names, read_panoptic
 from reason.bars import Bar
+from reason.imagefile import ImageFileError, opened
 
 from .kinds import InstanceResults, LabelMaps, PanopticJson, Predictions
 
@@ -109,10 +109,10 @@ def _label_files(folder: Path, images: Sequence[str]) -> dict[str, Path]:
 
 def _read_classes(path: Path, num_classes: int, first_class: int) -> NDArray[np.int64]:
     try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not readable as a label map ({error})") from error
+        with opened(path) as image:
+            values, mode = np.asarray(image), image.mode
+    except ImageFileError as error:
+        raise UserError(f"{path}: not readable as a label map ({str(error).removeprefix(f'{path}: ')})") from error
     if values.ndim != 2 or values.dtype.kind not in "uib":
         raise UserError(f"{path}: has mode {mode}; a label map has one channel of integers, the class of each pixel")
     classes = values.astype(np.int64) - first_class

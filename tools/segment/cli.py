@@ -30,7 +30,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maft.errors import USER_ERROR_STATUS, USER_ERRORS, UserError, one_line, run_command
-from maft.files import user_path
+from maft.files import check_folder, user_path
 from maft.predictor import RESULT_PIXELS
 from reason.imagefile import SUFFIXES, allow_pixels
 from reason.runs.progress import Bar, several
@@ -278,6 +278,7 @@ def segment(arguments: argparse.Namespace) -> int:
     vocabulary = choose_vocabulary(arguments)
     images = choose_images(arguments)
     files = targets(images, arguments.output)
+    check_folder("--output", arguments.output)
     choice = choose_network(arguments)
     plan = ReasonPlan(choice.places, vocabulary)
     asked = plan.look_at_all(images)
