@@ -64,7 +64,8 @@ def check_folder(key: str, folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell what a file system allows
             pass
     except OSError as error:
-        raise UserError(f"{key} {folder}: {place} cannot be written ({error.strerror}); choose another folder") from error
+        problem = f"{place} cannot be written ({error.strerror})"
+        raise UserError(f"{key} {folder}: {problem}; choose another folder") from error
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """Class lists in circulation, read as the entries of a vocabulary file.
 
-- One class a line, the synonyms after commas; or all in one text, parted by semicolons: "cat, kitten; dog".
+- One class a line, the synonyms after commas; or all in one text, parted by semicolons: "cat, kitten; dog". Lines may
+  be quoted, all end in a comma, or begin with "- " or "* ".
 - The same with indices before colons (FC-CLIP, MAFT+ and the reference): "0:invalid_class_id", "1:wall,walls". The
-  lines are put in the order of their indices, and the entry for invalid pixels is left out.
-- A JSON list of names, with synonyms after commas (SED, CAT-Seg), also on the command line.
-- A JSON list of objects with "name" (COCO's categories, with "id", "isthing", "color"), or an object that holds such a
-  list as "categories".
-- A JSON object from indices to names ({"0": "wall"}), or from names to synonyms ({"cat": ["cat", "kitten"]}).
+  lines are put in the order of their indices, and the entry for invalid pixels is left out. Indices may also stand
+  before a tab, "=", ".", ")", " - " or a comma ("1,wall"), under a heading such as "id,name" too; before a space alone
+  they count where they are 0, 1, 2, … or 1, 2, 3, …
+- A JSON list of names, with synonyms after commas (SED, CAT-Seg), also on the command line and as Python or yaml write
+  it; of lists of synonyms; of objects with "name" (COCO's categories, with "id", "isthing", "color"), also one a line.
+- A JSON or yaml object from indices to names ({"0": "wall"}), from names to indices, from names to synonyms
+  ({"cat": ["cat", "kitten"]}), or that holds one of these lists under a known key ("categories", "names", "id2label").
+
+What looks like one of these and is none, as a table of several columns, is refused.
 """
 
 from __future__ import annotations
@@ -24,56 +29,171 @@ Entry = dict[str, Any]
 
 _INVALID = ("invalid_class_id", "invalid class id")
 _INDEXED = re.compile(r"\s*(\d+)\s*:\s*(.*)", re.DOTALL)
+_NUMBERED = re.compile(r"(\d+)\s*(?:[=.)\t,]|\s-\s)\s*(?!\d)(.*)")
+_COUNTED = re.compile(r"(\d+)\s+(.*)")
+_HEADING = re.compile(
+    r"(?:class|label|category|train)?[_ ]?(?:id|idx|index|no|nr|number|label)\.?\s*[\t,;: ]", re.IGNORECASE
+)
+_WRITE = "write one class a line, its synonyms after commas"
+_BULLETS = ("- ", "* ", "• ")
+_HOLDERS = ("categories", "names", "class_names", "classes", "labels", "id2label", "label2id")
+"""Keys under which annotation files and configs keep their classes."""
+
+
+class ClassListError(ValueError):
+    """A list that is not understood: what is wrong and the way out, without the file's name."""
 
 
 def entries_of_lines(lines: Iterable[str]) -> list[Entry]:
-    """The classes of lines of names; blank ones and those that begin with `#` are passed over."""
+    """The classes of lines of names; blank ones and those that begin with `#` are passed over.
+
+    Raises:
+        ClassListError: an index twice, or columns.
+    """
     kept = [line.strip() for line in lines]
     kept = [line for line in kept if line and not line.startswith("#")]
-    indexed = [_INDEXED.fullmatch(line) for line in kept]
-    if kept and all(indexed):
-        pairs = sorted((int(match[1]), match[2].strip()) for match in indexed if match)
-        kept = [text for _, text in pairs if text.lower() not in _INVALID]
+    if kept and _is_object_a_line(kept):
+        entries = entries_of_document([parse_document(line) for line in kept])
+        if entries is None:
+            raise ClassListError('its lines are no objects with "name"; write one class a line')
+        return entries
+    if any(";" in line for line in kept):
+        if len(kept) > 1:
+            raise ClassListError(f"semicolons in several lines: {_WRITE}")
+        kept = [text for part in kept[0].split(";") if (text := part.strip())]
+    if kept and all(line.startswith(_BULLETS) for line in kept):
+        kept = [line[1:].strip() for line in kept]
+    if all(line.endswith(",") for line in kept) or all(line.startswith(("'", '"')) for line in kept):
+        kept = [line.rstrip(", ") or line for line in kept]
+    kept = _in_order([unquoted(line) for line in kept])
+    tabbed = next((line for line in kept if "\t" in line), None)
+    if tabbed is not None:
+        raise ClassListError(f"a tab in {tabbed!r}: {_WRITE}")
     return _of_texts(kept)
 
 
+def _is_object_a_line(lines: Sequence[str]) -> bool:
+    return all(line.startswith("{") and line.endswith("}") for line in lines)
+
+
+def _in_order(lines: list[str]) -> list[str]:
+    """The lines without their indices and in the order of these; as they are where they have none.
+
+    Raises:
+        ClassListError: an index twice, or columns after it.
+    """
+    body = lines[1:] if len(lines) > 1 and _HEADING.match(lines[0]) else lines
+    pairs = _numbered(body, _INDEXED) or (_numbered(body, _NUMBERED) if len(body) > 1 else [])
+    if not pairs and len(body) > 1:
+        pairs = _numbered(body, _COUNTED)
+        first = pairs[0][0] if pairs else 0
+        if first > 1 or [index for index, _ in pairs] != list(range(first, first + len(pairs))):
+            pairs = []
+    if not pairs:
+        if body is not lines and "\t" not in lines[0] and all(re.match(r"\d", line) for line in body):
+            raise ClassListError(
+                f"columns, as {lines[0]!r} names them: write one class a line, its synonyms after commas"
+            )
+        return lines
+    named: dict[int, str] = {}
+    for index, text in pairs:
+        if index in named:
+            raise ClassListError(f"index {index} stands before {named[index]!r} and {text!r}; number them anew")
+        named[index] = text
+        if any(re.fullmatch(r"[\d.]+", part.strip()) for part in text.split(",")[:-1]):
+            raise ClassListError(f"columns of numbers in {text!r}: {_WRITE}")
+    return [unquoted(text) for _, text in sorted(named.items()) if text.lower() not in _INVALID]
+
+
+def _numbered(lines: Sequence[str], form: re.Pattern[str]) -> list[tuple[int, str]]:
+    """Index and rest of every line; empty where one has no index."""
+    found = [form.fullmatch(line) for line in lines]
+    return [(int(match[1]), match[2].strip()) for match in found if match] if all(found) else []
+
+
+def unquoted(text: str) -> str:
+    """`text` without a pair of quotes around it."""
+    text = text.strip()
+    quoted = len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]
+    return text[1:-1].strip() if quoted else text
+
+
 def entries_of_document(document: Any) -> list[Entry] | None:
-    """The classes of a JSON value that is no vocabulary file; None where it is of no known form."""
+    """The classes of a JSON value that is no vocabulary file; None where it is of no known form.
+
+    Raises:
+        ClassListError: an index twice, or columns.
+    """
     if isinstance(document, Mapping):
-        if isinstance(document.get("categories"), list):  # an annotation file of COCO
-            return entries_of_document(document["categories"])
-        return _of_mapping(document)
+        lists = len(document) > 1 and all(map(_are_texts, document.values()))
+        held = [] if lists else [document[key] for key in _HOLDERS if isinstance(document.get(key), list | dict)]
+        return entries_of_document(held[0]) if held else _of_mapping({str(key): document[key] for key in document})
     if not isinstance(document, list) or not document:
         return None
     if all(isinstance(item, str) for item in document):
         return entries_of_lines(document) if all(map(_INDEXED.fullmatch, document)) else _of_texts(document)
+    if all(map(_are_texts, document)):
+        return [{"name": names[0], "synonyms": list(names)} for names in document]
     if all(isinstance(item, Mapping) and isinstance(item.get("name"), str) for item in document):
         return [_of_category(item) for item in document]
     return None
 
 
 def parse_document(text: str) -> Any:
-    """The value of a class list written as JSON, or as Python writes a list; None where `text` is neither."""
-    if not text.lstrip().startswith(("[", "{", "(")):
+    """The value of a class list written as JSON, or as Python writes a list; None where `text` is neither.
+
+    Raises:
+        ClassListError: a list whose brackets or commas are not all there.
+    """
+    text = re.sub(r"^\s*\w+\s*=\s*(?=[\[({])", "", text).strip()  # CLASSES = […]
+    lines = text.split("\n")
+    if len(lines) > 1 and _is_object_a_line(lines):
         return None
+    if not text.startswith(("[", "{", "(")):
+        quoted = "\n" not in text and re.fullmatch(r"""(["']).*\1\s*,\s*(["']).*\2\s*,?""", text)
+        return _literal(f"[{text}]") if quoted else None
     try:
         return parse_json(text)
     except JsonError:
         pass
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    inner = text[1:-1]
+    closed = text[-1:] == {"[": "]", "{": "}", "(": ")"}[text[0]]
+    value = _literal(text)
+    if isinstance(value, str | set):  # one name in parentheses, or a set, whose order is that of the text
+        value = _literal(f"[{inner}]")
+    if value is None and closed and text[0] == "[" and not re.search("[\"'\\[\\]\n]", inner):
+        value = [part.strip() for part in inner.split(",") if part.strip()]  # [cat, dog]
+    if value is None and re.match(r"""[\[{(]\s*["']""", text):
+        raise ClassListError('a list that is not whole, or lacks a comma; write ["cat", "dog"]')
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _literal(text: str) -> Any:
+    """A list, tuple, set, dict or text as Python writes it; None where it is none, or a comma is missing."""
+    if re.search(r"""["']\s+["']""", text):  # Python would make one text of both
         return None
-    return list(value) if isinstance(value, list | tuple) else value if isinstance(value, dict) else None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list | tuple | set | dict | str) else None
 
 
 def _of_mapping(document: Mapping[str, Any]) -> list[Entry] | None:
     if not document:
         return None
-    if all(isinstance(value, str) and str(key).isdecimal() for key, value in document.items()):
-        ordered = sorted(document.items(), key=lambda item: int(item[0]))
-        return _of_texts([value for _, value in ordered if value.strip().lower() not in _INVALID])
-    if all(_are_texts(value) for value in document.values()):
+    values = list(document.values())
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values) and len({*values}) == len(
+        values
+    ):
+        return _of_texts(
+            [name for name, _ in sorted(document.items(), key=lambda item: item[1]) if name not in _INVALID]
+        )
+    if all(key.isdecimal() and (isinstance(value, str) or _are_texts(value)) for key, value in document.items()):
+        texts = [document[key] for key in sorted(document, key=int)]
+        joined = [text if isinstance(text, str) else ", ".join(text) for text in texts]
+        return _of_texts([text for text in joined if text.strip().lower() not in _INVALID])
+    if all(map(_are_texts, values)):
         return [{"name": name, "synonyms": list(synonyms)} for name, synonyms in document.items()]
     return None
 
@@ -84,7 +204,7 @@ def _are_texts(value: Any) -> bool:
 
 def _of_texts(texts: Sequence[str]) -> list[Entry]:
     """A class is called by its first name, or, where another has the same, by all of them."""
-    split = [[part.strip() for part in text.split(",")] for text in texts]
+    split = [[unquoted(part) for part in text.split(",")] for text in texts]
     firsts = Counter(names[0] for names in split)
     return [{"name": names[0] if firsts[names[0]] == 1 else ", ".join(names), "synonyms": names} for names in split]
 

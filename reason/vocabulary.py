@@ -9,21 +9,27 @@ user's own classes may also come as text, and as the class lists of other projec
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import hashlib
 import json
 import os
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from reason.classlists import entries_of_document, entries_of_lines, parse_document
+from reason.classlists import ClassListError, Entry, entries_of_document, entries_of_lines, parse_document, unquoted
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
 from reason.suggest import closest, did_you_mean
 
 _LONGEST_NAME = 40
+_YAML = (".yaml", ".yml")
+_FILES = (".json", ".txt", *_YAML, ".jsonl", ".csv", ".tsv", ".names")
+"""Endings by which a text is the name of a file, be it there or not."""
 
 
 class VocabularyError(ValueError):
@@ -149,7 +155,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
 
     Args:
         name_or_path: the name of a benchmark's vocabulary ("pc59"), the path of a JSON file as described above, or the
-            path of a text file with one class a line.
+            path of a text file with one class a line, or of a yaml file of names.
 
     Raises:
         VocabularyError: unknown name, or a file that is malformed; says which class and field.
@@ -173,10 +179,30 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             raise VocabularyError(f"{path}: {error}") from error
         return vocabulary_from_json(document, where=str(path), name=path.stem)
     lines = _read_lines(path)
-    document = parse_document("\n".join(lines))
+    with _naming(str(path)):
+        document = _yaml(path, lines) if path.suffix.lower() in _YAML else parse_document("\n".join(lines))
+        entries = [] if document is not None else entries_of_lines(lines)
     if document is not None:  # JSON under another suffix
         return vocabulary_from_json(document, where=str(path), name=path.stem)
-    return _build(entries_of_lines(lines), path.stem, str(path))
+    return _build(entries, path.stem, str(path))
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Name the source in an error about a class list."""
+    try:
+        yield
+    except ClassListError as error:
+        raise VocabularyError(f"{where}: {error}") from error
+
+
+def _yaml(path: Path, lines: Sequence[str]) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load("\n".join(lines))
+    except yaml.YAMLError as error:
+        raise VocabularyError(f"{path}: not valid yaml ({' '.join(str(error).split())})") from error
 
 
 def read_vocabulary(text: str) -> Vocabulary:
@@ -191,8 +217,12 @@ def read_vocabulary(text: str) -> Vocabulary:
     text = os.path.expanduser(text)
     path = Path(text)
     known = known_vocabularies()
-    if path.suffix.lower() in (".json", ".txt") or text in known or _is_file(path):
+    if (path.suffix.lower() in _FILES and "," not in text) or text in known or _is_file(path):
         return load_vocabulary(text)
+    if re.fullmatch(r"[.~]{1,2}|(?=.*[/\\])[^,;\n\s\[{(\"']+", text):
+        raise VocabularyError(
+            f"{text}: no such file of classes; check the path, or for one class of that name, write '{text},'"
+        )
     near = closest(text, known) if re.fullmatch(r"\s*[\w.-]+\s*", text) else []
     if near:
         raise VocabularyError(
@@ -226,17 +256,23 @@ def parse_vocabulary(text: str, *, name: str = "custom") -> Vocabulary:
         VocabularyError: no class, an empty name, or a class twice.
     """
     where = "the list of classes"
-    document = parse_document(text)
+    with _naming(where):
+        document = parse_document(text)
+        entries = [] if document is not None else _entries(text)
     if document is not None:
         return vocabulary_from_json(document, where=where, name=name)
+    return _build(entries, name, where)
+
+
+def _entries(text: str) -> list[Entry]:
     if re.search(r"[;\n]", text):
-        return _build(entries_of_lines(re.split(r"[;\n]", text)), name, where)
+        return entries_of_lines(re.split(r"[;\n]", text))
     classes = [part.strip() for part in text.split(",")]
     if not classes[-1]:  # a trailing comma is no class
         classes.pop()
-    if len(classes) > 1 and all(re.match(r"\d+\s*:", part) for part in classes):
-        return _build(entries_of_lines(classes), name, where)
-    return _build([{"name": part, "synonyms": [part]} for part in classes], name, where)
+    if len(classes) > 1 and all(re.match(r"\d+\s*[:=.)\s]", part) for part in classes):
+        return entries_of_lines(classes)
+    return [{"name": name, "synonyms": [name]} for name in map(unquoted, classes)]
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -266,7 +302,8 @@ def vocabulary_from_json(document: Any, *, where: str, name: str = "custom") -> 
         VocabularyError: naming `where`, the class and the field.
     """
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
-        entries = entries_of_document(document)
+        with _naming(where):
+            entries = entries_of_document(document)
         if entries:
             return _build(entries, name, where)
         raise VocabularyError(f'{where}: no list "classes"; write {{"vocabulary": …, "classes": [{{"name": …}}, …]}}')
@@ -285,6 +322,10 @@ def vocabulary_from_json(document: Any, *, where: str, name: str = "custom") -> 
                 "names must differ"
             )
         first[entry.name] = entry.index
+    with_id = Counter(entry.dataset_id for entry in classes if entry.dataset_id is not None)
+    if twice := [identifier for identifier, count in with_id.items() if count > 1]:
+        both = " and ".join(repr(entry.name) for entry in classes if entry.dataset_id == twice[0])
+        raise VocabularyError(f"{where}: field 'dataset_id': {both} have {twice[0]}; ids must differ")
     return Vocabulary(own_name, title, classes)
 
 

@@ -43,12 +43,69 @@ def saved(folder: Path, name: str, content: str) -> Vocabulary:
         ("a.json", '[{"id": 7, "name": "wall", "synonyms": ["wall", "walls"]}, {"id": 9, "name": "building,edifice"}]'),
         ("a.json", '{"images": [], "categories": [{"name": "wall,walls"}, {"name": "building,edifice"}]}'),
         ("classes", "1:wall,walls\n2:building,edifice"),
+        ("a.txt", "\ufeff1\twall, walls\r\n2\tbuilding, edifice\r\n"),
+        ("a.txt", "0 wall, walls\n1 building, edifice\n"),
+        ("a.txt", "1. wall, walls\n2. building, edifice\n"),
+        ("a.txt", "1) wall, walls\n2) building, edifice\n"),
+        ("a.txt", "1 - wall, walls\n4 - building, edifice\n"),
+        ("a.txt", "7=wall, walls\n9=building, edifice\n"),
+        ("a.csv", 'id,name\n7,"wall, walls"\n3,"building, edifice"\n'.replace("3", "9")),
+        ("a.tsv", "Idx\tName\n2\tbuilding, edifice\n1\twall, walls\n"),
+        ("a.txt", "- wall, walls\n- building, edifice\n"),
+        ("a.txt", "wall, walls,\nbuilding, edifice,\n"),
+        ("a.txt", '"wall", "walls",\n"building", "edifice",\n'),
+        ("a.txt", "wall, walls; building, edifice\n"),
+        ("a.py", "CLASSES = (\n    'wall, walls',  # 0\n    'building, edifice',\n)\n"),
+        ("a.txt", "{'wall, walls', 'building, edifice'}"),
+        ("a.yaml", "- wall, walls\n- building, edifice\n"),
+        ("a.yml", "path: x\nnc: 2\nnames:\n  0: wall, walls\n  1: building, edifice\n"),
+        ("a.json", '{"names": ["wall, walls", "building, edifice"]}'),
+        ("a.json", '{"id2label": {"1": "building, edifice", "0": "wall, walls"}, "label2id": {}}'),
+        ("a.json", '{"building, edifice": 1, "wall, walls": 0}'),
+        ("a.json", '{"1": ["building", "edifice"], "0": ["wall", "walls"]}'),
+        ("a.json", '[["wall", "walls"], ["building", "edifice"]]'),
+        ("a.jsonl", '{"id": 1, "name": "wall, walls"}\n{"id": 2, "name": "building, edifice"}\n'),
     ],
 )
 def test_class_lists_in_circulation_are_two_classes(tmp_path: Path, name: str, content: str) -> None:
     vocabulary = saved(tmp_path, name, content)
     assert vocabulary.synonyms == TWO and vocabulary.name == Path(name).stem
-    assert vocabulary.class_names[0] in ("wall", "wall,walls")
+    assert vocabulary.class_names[0] in ("wall", "wall,walls", "wall, walls")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.txt", "1:wall\n1:floor\n", "index 1 stands before 'wall' and 'floor'"),
+        ("a.txt", "wall\twalls\nfloor\tfloors\n", "a tab in"),
+        ("a.tsv", "Idx\tRatio\tName\n1\t0.15\twall\n2\t0.1\tfloor\n", "a tab in"),
+        ("a.csv", "Idx,Ratio,Name\n1,0.15,wall\n2,0.1,floor\n", "columns, as 'Idx,Ratio,Name' names them"),
+        ("a.txt", "wall;walls\nfloor;floors\n", "semicolons in several lines"),
+        ("a.txt", '["wall" "floor"]', "lacks a comma"),
+        ("a.txt", "['wall', 'floor'\n", "a list that is not whole"),
+        ("a.yaml", "names: [wall\n", "not valid yaml"),
+        ("a.json", '[{"id": 1, "name": "wall"}, {"id": 1, "name": "floor"}]', "'wall' and 'floor' have 1"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_refused(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    with pytest.raises(VocabularyError) as error:
+        saved(tmp_path, name, content)
+    assert problem in str(error.value) and str(error.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["{0}", "{0}/absent", ".", "..", "absent.yaml", "absent.csv", "./absent"])
+def test_a_path_without_a_file_is_no_class(tmp_path: Path, text: str) -> None:
+    word = text.format(tmp_path)
+    with pytest.raises(VocabularyError, match="no such file|No such file"):
+        read_vocabulary(word)
+    assert read_vocabulary(f"{word},").class_names == (word,)
+
+
+def test_numbers_that_are_part_of_names_stay() -> None:
+    assert parse_vocabulary("2 cents\n5 cents\n10 cents").class_names == ("2 cents", "5 cents", "10 cents")
+    assert parse_vocabulary("3.5 inch disk; 1,000 things").synonyms == (("3.5 inch disk",), ("1", "000 things"))
+    assert parse_vocabulary("7\n8\n9").class_names == ("7", "8", "9")
+    assert parse_vocabulary("tv/monitor, cat").class_names == ("tv/monitor", "cat")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +114,10 @@ def test_class_lists_in_circulation_are_two_classes(tmp_path: Path, name: str, c
         '["cat", "dog"]',
         "['cat', 'dog']",
         "('cat', 'dog')",
+        "[cat, dog]",
+        '"cat", "dog"',
+        "'cat','dog'",
+        "1 cat, 2 dog",
         '{"0": "cat", "1": "dog"}',
         "cat, dog",
         "cat;dog",
