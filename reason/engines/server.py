@@ -23,6 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -221,12 +222,26 @@ class ServerEngine:
         )
 
     def _complete_text(self, turns: tuple[Turn, ...], schema: Mapping[str, Any], sampling: Sampling, way: str) -> str:
-        try:
-            return read_answer("", self._complete(turns, schema, sampling, way)).text
-        except (ValueError, self._openai.APIError):
-            raise
-        except Exception as error:
-            raise ValueError(f"the server's answer cannot be read ({_message(error)})") from error
+        """One answer at the start, asked for again while the server is busy, starting, or fails."""
+        openai = self._openai
+        start, faults, pause = time.monotonic(), 0, FIRST_PAUSE
+        while True:
+            try:
+                return read_answer("", self._complete(turns, schema, sampling, way)).text
+            except (openai.RateLimitError, openai.InternalServerError, openai.APIConnectionError) as error:
+                status = getattr(error, "status_code", None)
+                faults += status not in (429, *_GATEWAY)
+                if time.monotonic() - start >= self._patience or faults >= TRIES_AT_FAULTS:
+                    if status in (429, *_GATEWAY):  # says nothing about answer forms
+                        told = f"the server takes no request now ({_message(error)})"
+                        raise ReasonError(f"{self._url}: {told}; start again when it does") from error
+                    raise
+            except (ValueError, openai.APIError):
+                raise
+            except Exception as error:
+                raise ValueError(f"the server's answer cannot be read ({_message(error)})") from error
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _message_of(self, turn: Turn) -> Any:
         if turn.image is None:
@@ -245,8 +260,10 @@ class ServerEngine:
         except self._openai.AuthenticationError as error:
             raise ReasonError(f"{self._url}: the server wants a key; put it into {self._key_name}") from error
         except Exception as error:  # an answer that is no list of models raises whatever the client stumbles over
+            foreign = not isinstance(error, self._openai.APIError)
+            what = "what it says is no list of models" if foreign else _message(error)
             raise ReasonError(
-                f"{self._url}: no OpenAI-compatible server answers there: {_message(error)}{_hint(self._url)}"
+                f"{self._url}: no OpenAI-compatible server answers there: {what}{_hint(self._url)}"
             ) from error
         last = PurePosixPath(wanted).name
         found = [entry for entry in served if wanted in ("", entry.id)] or [
@@ -355,7 +372,7 @@ def _hint(url: str) -> str:
             found = True
     except urllib.error.HTTPError as error:
         found = error.code in (401, 403)
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         found = False
     return f"; --url {url}/v1 does" if found else f"; such addresses end in /v1: --url {url}/v1"
 
@@ -373,5 +390,5 @@ def _vllm_version(url: str) -> str | None:
     try:
         with urllib.request.urlopen(f"{url.removesuffix('/v1')}/version", timeout=SIGN_TIMEOUT) as reply:
             return str(json.load(reply)["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, HTTPException, RecursionError):
         return None

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -329,6 +330,55 @@ def test_the_way_to_ask_for_a_form_is_found_out(
         assert engine._constraint == expected
         assert ("free white space" in caplog.text) == (expected == "response_format")
         engine.close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_at_the_start_is_asked_again(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Such an answer says nothing about the forms it knows."""
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.1)
+    chat = [fault(status), fault(status), said('{"form":"kept"}')]
+    with web_server({"/v1/models": [MODELS], CHAT: chat}) as (url, _):
+        engine = open_server(url)
+        assert engine._constraint == "response_format"
+        engine.close()
+    if status != 500:
+        with (
+            web_server({"/v1/models": [MODELS], CHAT: [fault(status)]}) as (url, _),
+            pytest.raises(ReasonError, match=f"takes no request now .trouble {status}.; start again"),
+        ):
+            open_server(url, patience=0.5)
+
+
+@pytest.mark.parametrize("reply", [b"<html>log in</html>", b"[]", b'"hello"', b'{"data": [', b""])
+def test_another_server_is_told_by_its_list_of_models(reply: bytes) -> None:
+    with (
+        web_server({"/v1/models": [(200, reply)]}) as (url, _),
+        pytest.raises(ReasonError, match="what it says is no list of models"),
+    ):
+        open_server(url)
+
+
+@pytest.mark.parametrize(
+    ("reply", "hint"),
+    [
+        (b"garbage\r\n\r\n", "such addresses end in /v1"),
+        (b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"ver', "/v1 does"),
+    ],
+)
+def test_a_reply_that_is_no_http_is_no_version(reply: bytes, hint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _address = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert server_module._vllm_version(f"{address}/v1") is None
+        assert hint in server_module._hint(address)
 
 
 def test_a_server_that_answers_as_it_likes_is_no_engine() -> None:
