@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
@@ -188,6 +189,15 @@ CHOICES = {
 """Key -> the values it may have."""
 
 
+AT_LEAST = {
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.MAX_SIZE_TEST": 1,
+    "INPUT.MIN_SIZE_TEST": 0,
+    "MODEL.NUM_DES": 0,
+    "TEST.BATCH_SIZE": 1,
+}
+"""Key -> the smallest number that means something; training looks at its own."""
+
 PATHS = (
     "OUTPUT_DIR",
     "MODEL.WEIGHTS",
@@ -202,7 +212,7 @@ PATHS = (
     "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
     "SED.CLIP_WEIGHTS",
 )
-"""Keys that hold paths; `expand_home` sees to a "~" in them."""
+"""Keys that hold paths; `expand_home` sees to a "~" or "$NAME" in them."""
 
 
 _NAMES = ("DATASETS.TEST", "DATASETS.TRAIN", "DATASETS.REGISTER")
@@ -211,13 +221,19 @@ _ONE_NAME = r"[\s(]*['\"]?([\w./-]+)['\"]?[\s)]*"
 
 
 def expand_home(cfg: CfgNode) -> None:
-    """Replace a "~" or "~user" at the beginning of every key of `PATHS` by the home folder, in place."""
+    """Put home folders and environment variables into every key of `PATHS`, in place: "~/x", "~user/x", "$NAME/x".
+
+    Raises:
+        UserError: a path that no system takes.
+    """
     for key in PATHS:
         *parents, leaf = key.split(".")
         node = cfg
         for parent in parents:
             node = node[parent]
-        node[leaf] = os.path.expanduser(node[leaf])
+        node[leaf] = os.path.expanduser(os.path.expandvars(node[leaf]))
+        if "\0" in node[leaf]:
+            raise UserError(f"{key}: {node[leaf]!r} is no path; write one without the null character")
 
 
 def add_maft_config(cfg: CfgNode) -> None:
@@ -251,10 +267,16 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
     if not path.read_bytes().strip():
         raise UserError(f"--config-file {config_file}: an empty file; copy it again, or take one under configs/")
     for key, value in zip(options[::2], options[1::2], strict=True):
+        if value == "None" and key in _NAMES:
+            raise UserError(f'{key} None: takes a list of names; write {key} "()" for none')
         if key in _NAMES and (found := re.fullmatch(_ONE_NAME, value)):
             raise UserError(f"{key} {value}: takes a list of names; write {key} \"('{found[1]}',)\", with the comma")
     try:
         cfg.merge_from_file(str(path))
+    except RecursionError as error:
+        raise UserError(f"{config_file}: _BASE_ leads back to the file itself, or is too deep; name another") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{config_file}: holds no keys; write KEY: value, and in _BASE_ the path of a file") from error
     except (KeyError, ValueError, AssertionError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{config_file}: {_problem(cfg, error)}; the keys are listed in maft/config.py") from error
     before = cfg.clone()
@@ -269,11 +291,37 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         value = _value(cfg, key)
         if value not in choices:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
+    _check_values(cfg)
     check_unread(cfg)
     if cfg.SEED < 0:
         cfg.SEED = 123
     expand_home(cfg)
     return cfg
+
+
+def _check_values(cfg: CfgNode) -> None:
+    """Refuse values that no code here could use: they are told now, by their keys.
+
+    Raises:
+        UserError: an empty value where there is a default, a list of names that holds others, a number below
+            `AT_LEAST`, or a device that there is not.
+    """
+    defaults = get_cfg()
+    add_maft_config(defaults)
+    for key in _keys_of(cfg):
+        # Whatever may be None is None by default; the yaml reader takes "~" and an empty value for it, too.
+        if _value(cfg, key) is None and _value(defaults, key) is not None:
+            raise UserError(f"{key}: empty (None, in yaml also '~'); give a value, or leave the key out")
+    for key in _NAMES:
+        if not all(isinstance(name, str) for name in _value(cfg, key)):
+            raise UserError(f"{key} {_value(cfg, key)}: takes a list of names; write {key} \"('NAME',)\"")
+    for key, least in AT_LEAST.items():
+        if _value(cfg, key) < least:
+            raise UserError(f"{key}: {_value(cfg, key)}; it must be at least {least}")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE '{cfg.MODEL.DEVICE}': no device; write cuda, cuda:1 or cpu") from error
 
 
 def check_unread(cfg: CfgNode) -> None:
@@ -314,9 +362,23 @@ def _value(cfg: CfgNode, key: str) -> Any:
     return cfg
 
 
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?:\w+\.)*(?P<wanted>\w+)'> vs\. <class '(?:\w+\.)*(?P<given>\w+)'>\) "
+    r"with values \(.* vs\. (?P<value>.*)\) for config key: (?P<key>[\w.]+)",
+    re.DOTALL,
+)
+"""What yacs says of a value of another type, whole sections included."""
+
+
 def _problem(cfg: CfgNode, error: Exception, given: Sequence[str] = ()) -> str:
     """What is wrong, and for an unknown key the one that may be meant."""
     known = _keys_of(cfg)
+    if found := _MISMATCH.search(_reason_of(error)):
+        wanted, given_type, value, key = found["wanted"], found["given"], found["value"], found["key"]
+        if wanted == "CfgNode":
+            return f"{key}: a section, not a key; write {key}.KEY VALUE, in yaml {key}: {{KEY: value}}"
+        hint = f"; write {key} \"('NAME', 'OTHER')\"" if key in _NAMES else ""
+        return f"{key}: {value} is of type {given_type}, the key takes {wanted}{hint}"
     unknown = [key for key in given if key not in known] if given else re.findall(r"[\w.]+\.\w+", _reason_of(error))
     return _reason_of(error) + (did_you_mean(unknown[0], known) if unknown else "")
 

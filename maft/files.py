@@ -44,6 +44,7 @@ UNREADABLE = (
 
 MAX_SEGMENT_ID = 2**24 - 1
 _SHOWN = 8
+_SHOWN_NAME = 120
 
 
 def check_folder(key: str, folder: str | Path) -> None:
@@ -56,16 +57,21 @@ def check_folder(key: str, folder: str | Path) -> None:
         UserError: a file stands in its place, or on the way to it, or it cannot be written.
     """
     place = Path(folder).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+    except OSError as error:
+        raise UserError(f"{key} {str(folder)[:_SHOWN_NAME]}: {error.strerror}; choose another folder") from error
     if not place.is_dir():
         raise UserError(f"{key} {folder}: {place} is a file, not a folder; choose another folder")
+    problem = "" if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
     try:
         with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell what a file system allows
             pass
     except OSError as error:
-        problem = f"{place} cannot be written ({error.strerror})"
-        raise UserError(f"{key} {folder}: {problem}; choose another folder") from error
+        problem = problem or f"{place} cannot be written ({error.strerror})"
+    if problem:
+        raise UserError(f"{key} {folder}: {problem}; choose another folder")
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def check_weights(cfg: CfgNode) -> None:
         UserError: it is not.
     """
     weights = cfg.MODEL.WEIGHTS
-    if weights != SEEDED and not Path(weights).is_file():
+    if weights != SEEDED and not os.path.isfile(weights):
         raise UserError(
             f"MODEL.WEIGHTS '{weights}': no such file; pretrained/README.md says where to get it "
             "('seeded' runs without weights, with a meaningless result)"

@@ -35,6 +35,60 @@ def test_a_name_without_its_comma_is_told_how_to_write_it(value: str) -> None:
     assert build_config(CONFIG, ["DATASETS.TEST", "('openvocab_x',)"]).DATASETS.TEST == ("openvocab_x",)
 
 
+def test_environment_variables_are_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A yaml file has no shell before it, and a folder named "$SCRATCH" is in nobody's mind."""
+    monkeypatch.setenv("SCRATCH", "/fast")
+    assert build_config(CONFIG, ["OUTPUT_DIR", "$SCRATCH/a"]).OUTPUT_DIR == "/fast/a"
+    assert build_config(CONFIG, ["MODEL.WEIGHTS", "${SCRATCH}/w.pth"]).MODEL.WEIGHTS == "/fast/w.pth"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("OUTPUT_DIR", "None", "OUTPUT_DIR: empty"),
+        ("MODEL.WEIGHTS", "None", "MODEL.WEIGHTS: empty"),
+        ("SEED", "None", "SEED: empty"),
+        ("OUTPUT_DIR", "a\0b", "OUTPUT_DIR: .* is no path"),
+        ("DATASETS.TEST", "None", r'write DATASETS.TEST "\(\)" for none'),
+        ("DATASETS.TEST", "('a', 5)", r"takes a list of names; write DATASETS.TEST"),
+        ("DATASETS.TEST", "a,b", r"DATASETS.TEST: a,b is of type str, the key takes tuple; write DATASETS.TEST"),
+        ("DATASETS.TRAIN", "\"('a','b')\"", r"DATASETS.TRAIN: .*the key takes tuple; write DATASETS.TRAIN"),
+        ("TEST.BATCH_SIZE", "0", "TEST.BATCH_SIZE: 0; it must be at least 1"),
+        ("DATALOADER.NUM_WORKERS", "-1", "DATALOADER.NUM_WORKERS: -1; it must be at least 0"),
+        ("TEST.BATCH_SIZE", "2.5", "TEST.BATCH_SIZE: 2.5 is of type float, the key takes int"),
+        ("MODEL.DEVICE", "gpu", "MODEL.DEVICE 'gpu': no device; write cuda, cuda:1 or cpu"),
+        ("MODEL", "x", "MODEL: a section, not a key"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_by_its_key(key: str, value: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        build_config(CONFIG, [key, value])
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# a remark\n", "holds no keys"),
+        ("- OUTPUT_DIR\n", "holds no keys"),
+        ("_BASE_: 5\n", "holds no keys"),
+        ("_BASE_: own.yaml\n", "_BASE_ leads back to the file itself"),
+        ("MODEL:\n", "MODEL: a section, not a key"),
+        ("OUTPUT_DIR: ~\n", "OUTPUT_DIR: empty"),
+        ("DATASETS: {TEST: ade150}\n", "the key takes tuple; write DATASETS.TEST"),
+    ],
+)
+def test_a_config_that_is_none_is_told_by_its_name(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        build_config(str(tmp_path / "own.yaml"), [])
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_every_config_of_the_project_is_accepted(path: Path) -> None:
+    build_config(str(path), [])
+
+
 def test_an_empty_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text(" \n")
     with pytest.raises(UserError, match=r"empty\.yaml: an empty file"):
@@ -50,6 +104,11 @@ def test_an_output_folder_that_cannot_be_is_found_at_the_start(tmp_path: Path, m
     monkeypatch.setattr("os.access", lambda *_: False)  # for root, everything can be written
     with pytest.raises(UserError, match="cannot be written"):
         check_folder("OUTPUT_DIR", tmp_path / "new")
+
+
+def test_a_folder_that_no_file_system_takes_is_told_at_the_start() -> None:
+    with pytest.raises(UserError, match="OUTPUT_DIR x+: File name too long; choose another folder"):
+        check_folder("OUTPUT_DIR", "x" * 300)
 
 
 def test_an_unknown_key_names_the_one_that_is_meant(tmp_path: Path) -> None:
