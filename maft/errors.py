@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from reason.interrupts import LINE, STATUS, end_children, prompt_interrupts, say
+from reason.interrupts import LINE, STATUS, end_children, leave, leave_at_once, prompt_interrupts, say
 from reason.triplets import TripletError
 from reason.vocabulary import VocabularyError
 
@@ -43,7 +43,7 @@ def run_command(main: Callable[[], int | None], *, debug: bool = False, interrup
     try:
         with prompt_interrupts(line=interrupted):
             try:
-                if signal.getsignal(signal.SIGINT) is _leave:
+                if signal.getsignal(signal.SIGINT) is leave:
                     signal.signal(signal.SIGINT, signal.default_int_handler)
                 return main() or 0
             except KeyboardInterrupt:
@@ -64,9 +64,7 @@ def run_process(command: Callable[[], int]) -> NoReturn:
 
     After Ctrl-C nothing is waited for: neither children nor the threads of libraries.
     """
-    # Until the command has begun there is nothing to lose, and libraries turn a KeyboardInterrupt of their import into
-    # errors of their own.
-    signal.signal(signal.SIGINT, _leave)
+    leave_at_once()
     try:
         status = command()
     except KeyboardInterrupt:
@@ -78,8 +76,3 @@ def run_process(command: Callable[[], int]) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _leave(number: int, frame: object) -> None:
-    say("interrupted")
-    os._exit(STATUS)

@@ -84,6 +84,20 @@ def _watch(pipe: socket.socket, over: threading.Event, grace: float, line: str) 
             os._exit(STATUS)
 
 
+def leave_at_once() -> None:
+    """Let Ctrl-C end the process with one line until a command has begun: there is nothing to lose before.
+
+    Libraries turn a KeyboardInterrupt of their import into errors of their own.
+    """
+    signal.signal(signal.SIGINT, leave)
+
+
+def leave(number: int, frame: object) -> None:
+    """The handler of `leave_at_once`."""
+    say("interrupted")
+    os._exit(STATUS)
+
+
 def end_children() -> None:
     """Kill every process below this one, children's children first found too; works where /proc is, as on Linux."""
     deadline = time.monotonic() + 0.5

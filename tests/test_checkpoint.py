@@ -7,6 +7,7 @@ import logging
 import lzma
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -211,6 +212,36 @@ def test_a_file_without_a_state_dict_is_said(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [
+        (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to_sparse(), "sparse"),
+        (lambda value: value.to("meta"), "without values (meta)"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_compressed_weights_are_not_taken_as_they_are(tmp_path: Path, state, change, form: str) -> None:
+    path = tmp_path / "small.pth"
+    torch.save({**state, "backbone.weight": change(state["backbone.weight"])}, path)
+    with pytest.raises(UserError, match=rf"small\.pth: backbone\.weight is {re.escape(form)}; .*dequantize"):
+        load_weights(path)
+
+
+def test_integers_in_the_place_of_weights_are_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "int8.pth"
+    torch.save({**state, "backbone.weight": (state["backbone.weight"] * 100).to(torch.int8)}, path)
+    with pytest.raises(UserError, match=r"1 quantised \(backbone\.weight int8\)"):
+        load_model_weights(Network(), path)
+
+
+def test_a_text_beside_the_state_dict_is_not_it(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save({"model": "base", "state_dict": state}, tmp_path / "a.pth")
+    assert load_weights(tmp_path / "a.pth").keys() == state.keys()
 
 
 def test_a_zipped_folder_is_said_with_what_it_holds(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from reason.interrupts import leave_at_once
 from reason.suggest import did_you_mean
 
 from .commands import INSTALLED
@@ -40,6 +41,8 @@ def manual() -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if words is None:  # a process of its own, also as a wheel's script: what a command imports takes seconds
+        leave_at_once()
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         (sys.stdout if words else sys.stderr).write(manual())

@@ -15,7 +15,6 @@ import argparse
 import logging
 import multiprocessing
 import re
-import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -28,7 +27,7 @@ from detectron2.config import CfgNode
 
 from maft.config import build_config
 from maft.data import datasets_root
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path
 from maft.meta_arch import text_parts
 from maft.meta_arch.parts import TextParts
@@ -349,4 +348,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from reason.files import user_path, write_text
 from reason.names import VocabularyNames
 from reason.shipped import ENDING, HEADER, TABLE, Entry, read_entries
@@ -93,4 +93,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -43,6 +43,12 @@ _COMPILED = "_orig_mod"
 """What stands before names: of DistributedDataParallel; of a training module around the model; of torch.compile, which
 also stands between, where a part was compiled."""
 
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""Types of entries: weights, and the counters and masks beside them."""
+
 _LISTED = 4
 _GET_WEIGHTS = "see pretrained/README.md for where to get the published files"
 
@@ -62,10 +68,11 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             state dict, or has values that are not finite.
     """
     content = read_checkpoint(path)
-    state = next((content[key] for key in _UNDER if key in content), content)
+    state = next((content[key] for key in _UNDER if isinstance(content.get(key), Mapping)), content)
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, bare or under 'model')")
     named = _unwrapped(path, {str(name): value for name, value in state.items() if isinstance(value, Tensor)})
+    _check_plain(path, named)
     _check_finite(path, named)
     return named
 
@@ -88,6 +95,17 @@ def _unwrapped(path: str | Path, state: Mapping[str, TensorT]) -> dict[str, Tens
     if wrappers:
         logger.info("%s: names have %s before them, from a wrapper of the model; taken off", path, ", ".join(wrappers))
     return found
+
+
+def _check_plain(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse compressed weights: read as they are, they would be other numbers."""
+    for name, value in state.items():
+        if value.is_meta or value.is_quantized or value.layout != torch.strided or value.dtype not in _DTYPES:
+            form = "without values (meta)" if value.is_meta else str(value.dtype).removeprefix("torch.")
+            form = "sparse" if value.layout != torch.strided else form
+            raise UserError(
+                f"{path}: {name} is {form}; save the weights as dense float32, float16 or bfloat16 (dequantize them)"
+            )
 
 
 def _check_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
@@ -246,15 +264,19 @@ def without(state: Mapping[str, TensorT], prefix: str) -> dict[str, TensorT]:
 
 
 class Shaped(Protocol):
-    """What `misfit` compares: a tensor, or anything else with a shape."""
+    """What `misfit` compares: a tensor, or anything else with a shape and a type."""
 
     @property
     def shape(self) -> torch.Size:
         """The entry's size."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The entry's type."""
+
 
 def misfit(own: Mapping[str, Shaped], state: Mapping[str, Shaped]) -> str:
-    """How the names and shapes of `state` differ from those of a model, as one phrase; "" if they fit.
+    """How the names, shapes and kinds of `state` differ from those of a model, as one phrase; "" if they fit.
 
     Args:
         own: the model's entries.
@@ -262,6 +284,11 @@ def misfit(own: Mapping[str, Shaped], state: Mapping[str, Shaped]) -> str:
     """
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
+    integers = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name in own
+        if name in state and own[name].dtype.is_floating_point and not state[name].dtype.is_floating_point
+    ]
     reshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
@@ -269,6 +296,11 @@ def misfit(own: Mapping[str, Shaped], state: Mapping[str, Shaped]) -> str:
     ]
     return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''})"
-        for what, names in (("of another size", reshaped), ("missing", missing), ("unexpected", unexpected))
+        for what, names in (
+            ("quantised", integers),
+            ("of another size", reshaped),
+            ("missing", missing),
+            ("unexpected", unexpected),
+        )
         if names
     )

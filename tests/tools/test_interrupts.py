@@ -21,12 +21,18 @@ COMMANDS = {
     "train_net": ("train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only", "OUTPUT_DIR", "{out}"),
     "mini": ("-m", "tools.mini", "evaluate", "--output", "{out}"),
     "run_benchmarks": ("-m", "tools.run_benchmarks", "base", "mini"),
+    "evaluate": ("-m", "tools.evaluate", "--predictions", "{images}", "--dataset", "mini_val_sem_seg"),
+    "diagnose": ("-m", "tools.diagnose", "--config-file", "configs/mini/eval.yaml"),
+    "demo": ("-m", "tools.demo", "--port", "18999"),
+    "doctor": ("-m", "tools.doctor"),
+    "tools": ("-m", "tools", "diagnose", "--config-file", "configs/mini/eval.yaml"),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "seconds"),
-    [("segment", 1.0), ("segment", 7.0), ("train_net", 1.0), ("mini", 7.0), ("run_benchmarks", 1.0)],
+    [("segment", 1.0), ("segment", 7.0), ("train_net", 1.0), ("mini", 7.0), ("run_benchmarks", 1.0)]
+    + [(name, 1.0) for name in ("evaluate", "diagnose", "demo", "doctor", "tools")],
 )
 def test_one_line_and_nobody_left(repository: Path, tmp_path: Path, name: str, seconds: float) -> None:
     """While modules are imported, and at work; the signal reaches all processes, as a terminal sends it."""

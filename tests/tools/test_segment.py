@@ -212,6 +212,22 @@ def test_generic_reasons_that_come_along(
     assert "asked with generic reasons 1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("network", [("--model", "mini", "--device", "cpu"), ("--config-file", CONFIG, *CPU)])
+def test_a_file_called_generic_is_not_the_word(
+    repository: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: tuple[str, ...]
+) -> None:
+    """As docs/own_data.md says: "./generic" is a file of one's own."""
+    monkeypatch.chdir(tmp_path)
+    Path("generic").write_text(json.dumps({"zworf": {"class_des": ["six legs", "a blue back"]}}))
+    given = [str(repository / word) if word == CONFIG else word for word in network]
+    if CONFIG in network:
+        given += ["MODEL.FC_CLIP.CLIP_MODEL_NAME", str(repository / "tests/assets/tiny_clip.json")]
+    words = [str(images / "cat.jpg"), "--vocabulary", "zworf; vlimp", "--output", "out", *given]
+    assert main([*words, "--generic", "./generic"]) == 0
+    assert load(tmp_path / "out/cat.json")["prompts"] == "generic"
+    assert main([*words, "--generic", "generic"]) == 2, "none of the shipped reasons is of these classes"
+
+
 @pytest.mark.usefixtures("in_repository")
 def test_a_run_that_must_not_fall_back_stops_at_such_images(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

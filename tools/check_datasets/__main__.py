@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from maft.data import dataset_spec, datasets_root, register_file
 from maft.data.locate import status_of
 from maft.data.specs import BUILTIN, DatasetSpec, counted_classes
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path
 from reason.datasetfile import is_dataset_file
 from reason.vocabulary import Vocabulary, load_vocabulary
@@ -165,4 +165,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from maft import load_segmentor
 from maft.data import dataset_names, register_all, register_modules, registered_name
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path, write_text
 from maft.meta_arch.vocabularies import registered_vocabulary
 from reason.bars import Bar
@@ -234,4 +233,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

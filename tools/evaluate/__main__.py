@@ -21,7 +21,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 
 from maft.data import dataset_names, register_all, register_modules, registered_name
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.evaluation.journal import FOLDER as JOURNAL
 from maft.evaluation.journal import exclusive
 from maft.evaluation.provenance import hash_file, hash_folder
@@ -93,4 +93,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from maft.errors import run_command
+from maft.errors import run_command, run_process
 from reason.files import user_path
 
 from ..commands import command, described
@@ -38,4 +37,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

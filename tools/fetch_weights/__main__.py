@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command
+from maft.errors import USER_ERROR_STATUS, UserError, one_line, run_command, run_process
 from maft.files import user_path
 
 from ..assets import checkpoint_problem
@@ -176,4 +176,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from maft.config import build_config
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path, write_bytes
 from maft.launch import main as launch
 from maft.launch import parse_arguments
@@ -168,4 +168,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maft.data.locate import datasets_root
-from maft.errors import USER_ERRORS, UserError, one_line, run_command
+from maft.errors import USER_ERRORS, UserError, one_line, run_command, run_process
 from maft.files import user_path
 
 from ..commands import command, described
@@ -139,4 +139,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.files import user_path, write_text
 
 from ..commands import described
@@ -77,4 +77,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

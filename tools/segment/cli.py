@@ -39,7 +39,7 @@ from reason.vocabulary import Vocabulary
 from ..commands import command, described
 from .inputs import Targets, find_images, mark_things, read_vocabulary, targets
 from .model import Choice, by_name
-from .reasons import FALLBACKS, WORDS, Asked, ReasonPlan, summary
+from .reasons import FALLBACKS, WORDS, Asked, ReasonPlan, generic_place, summary
 from .results import Writer, line
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     group = parser.add_argument_group("reasons")
     group.add_argument(
         "--generic",
-        type=user_path,
+        type=generic_place,
         metavar="FILE",
         help="generic reasons of the classes: OpenSeg-R instead of MAFT+; 'generic': those that come along",
     )

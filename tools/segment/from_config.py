@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -19,7 +18,7 @@ from maft.text.rows import RowFold
 from maft.weights.loading import load_for_evaluation
 
 from .model import Choice, model_name, warn_semantic, with_results
-from .reasons import Places
+from .reasons import Places, generic_place
 
 CONFIGS = {
     "base": ("configs/semantic/eval_base.yaml", "configs/semantic/eval_base_reason.yaml"),
@@ -83,7 +82,7 @@ def _pairs(arguments: Namespace, architecture: str, *, reasons: bool) -> list[st
 
 def _places(cfg: CfgNode) -> Places:
     settings = reason_settings(cfg, reasons=cfg.MODEL.META_ARCHITECTURE.endswith(_WITH_REASONS))
-    generic = Path(settings.generic_file) if settings.generic_file else None
+    generic = generic_place(settings.generic_file) if settings.generic_file else None
     return Places(settings.image_folders, generic, strict=settings.fallback == "error")
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -29,7 +28,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from maft import build
-from maft.errors import UserError, run_command
+from maft.errors import UserError, run_command, run_process
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
@@ -252,4 +251,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)
