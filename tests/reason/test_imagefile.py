@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reason.imagefile import ImageFileError, allow_pixels, find_images, read_rgb
 from reason.runs.images import encode_image
@@ -196,6 +196,21 @@ def test_whatever_a_decoder_invents_costs_that_file(
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
     with pytest.raises(ImageFileError, match=r"a\.png"):
         reader(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path: Path, orientation: int, suffix: str) -> None:
+    """The mirrored ones (2, 4, 5, 7), too."""
+    path = tmp_path / f"photo{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5).convert("RGB").save(path, exif=exif)
+    with Image.open(path) as image:
+        expected, stored = np.asarray(ImageOps.exif_transpose(image)), np.asarray(image)
+    assert np.array_equal(read_rgb(path), expected)
+    assert np.array_equal(read_rgb(path, obey_exif=False), stored)
+    assert orientation == 1 or not np.array_equal(expected, stored)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -43,13 +43,13 @@ class Places:
     strict: bool = False
 
 
-def generic_place(text: str) -> Path:
+def generic_place(text: str | Path) -> Path:
     """A file of generic reasons as a user names it: the word "generic" stands for those that come along.
 
     A path drops the "./" by which a file of that very name is told from the word, so that it is made absolute.
     """
     path = Path(text).expanduser()
-    return path.absolute() if path == Path(GENERIC) and text != GENERIC else path
+    return path.absolute() if path == Path(GENERIC) and str(text) != GENERIC else path
 
 
 @dataclass(frozen=True)
