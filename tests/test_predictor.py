@@ -61,9 +61,7 @@ def test_images_of_every_kind_give_one_result(segmentor: Segmentor, image: np.nd
         assert np.array_equal(result.label_map, results[0].label_map)
 
 
-def test_an_image_is_looked_at_once(
-    segmentor: Segmentor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_is_looked_at_once(segmentor: Segmentor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = segmentor.look(image)
     expected = segmentor(image, CLASSES).label_map
     monkeypatch.setattr(segmentor.network, "find_regions", lambda pixels: pytest.fail("looked again"))

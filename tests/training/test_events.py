@@ -100,9 +100,7 @@ def test_one_training_a_folder(world: Path, monkeypatch: pytest.MonkeyPatch, tmp
         main(parse_arguments(command(tmp_path)[2:]))
 
 
-def test_weights_and_biases_is_asked_for_before_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_biases_is_asked_for_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="SOLVER.WANDB_PROJECT mine: wandb is not installed; pip install wandb"):
         TrainingLog(tmp_path, 3, 0, Events(tmp_path, "mine"))

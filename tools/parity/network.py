@@ -97,9 +97,7 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
         name = _PICTURE_WITHOUT_REASONS if mode == "generic" else _PICTURE
         sized = _record(case.arrays["image"], inputs.result_sizes[mode], name, inputs.vocabulary)
         classifier = model.classifier_for(sized)
-        scores = model.score_regions(
-            regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes
-        )
+        scores = model.score_regions(regions, 0, classifier.rows, classifier.rows_per_class, classifier.attributes)
         entries = (
             _prompt_facts(mode, inputs, classifier)
             | _scores(model, classifier, layers, scores)
@@ -107,9 +105,7 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
         )
         ours |= {f"{mode}/{key}": value for key, value in entries.items()}
     if "unpadded/image" in case.arrays:
-        unpadded = _record(
-            case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE, inputs.vocabulary
-        )
+        unpadded = _record(case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE, inputs.vocabulary)
         result = model([unpadded])[0]
         ours |= {f"unpadded/{key}": value for key, value in _semantic(result["class_maps"]).items()}
         if "panoptic_seg" in result:

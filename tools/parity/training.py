@@ -95,9 +95,7 @@ def _build(config: Mapping[str, Any]) -> MAFT_Plus:
     return seed_module(MAFT_Plus(build_config(str(ROOT / _STEP_CONFIG), pairs), learning=True))
 
 
-def _record(
-    arrays: Mapping[str, np.ndarray], number: int, labels: list[int], vocabulary: Vocabulary
-) -> dict[str, Any]:
+def _record(arrays: Mapping[str, np.ndarray], number: int, labels: list[int], vocabulary: Vocabulary) -> dict[str, Any]:
     picture = arrays[f"image_{number}"]
     instances = Instances(picture.shape[:2])
     instances.gt_classes = torch.tensor(labels)
