@@ -25,8 +25,23 @@ if [ ${#segmentor[@]} -eq 0 ] && [ ${#reasoning[@]} -eq 0 ]; then
   segmentor=(tests) reasoning=(tests/reason)
 fi
 
-bash install.sh demo || exit 1
-[ ${#reasoning[@]} -eq 0 ] || bash install.sh reason || exit 1
+set_up() { # both environments side by side, where both are wanted: most of the time goes into downloads
+  local log status=0 pid=""
+  if [ ${#reasoning[@]} -gt 0 ]; then
+    log="$(mktemp)"
+    bash install.sh reason >"$log" 2>&1 &
+    pid=$!
+  fi
+  bash install.sh demo || status=1
+  if [ -n "$pid" ]; then
+    wait "$pid" || status=1
+    cat "$log"
+    rm -f "$log"
+  fi
+  return "$status"
+}
+
+set_up || exit 1
 python=.venv/bin/python
 failed=()
 ran=0
@@ -57,9 +72,10 @@ judge() { # $1 pytest's status
 }
 
 segmentor_tests() {
-  # A process a core, each with one thread: threads of several processes would wait for each other.
-  OMP_NUM_THREADS=1 run_tests "$python" -n auto --maxprocesses 4 --dist loadfile --ignore=tests/reason "${words[@]}" \
-    "${segmentor[@]}"
+  # A process a core, each with one thread: threads of several processes would wait for each other. tests/conftest.py puts
+  # the modules that take longest first.
+  OMP_NUM_THREADS=1 run_tests "$python" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+    --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
   judge $?
 }
 
@@ -77,13 +93,16 @@ await_reasoning() {
   judge "$status"
 }
 
-check ruff "$python" -m ruff check .
-check mypy "$python" -m mypy
+reasoning_pid=""
 if [ ${#segmentor[@]} -gt 0 ] && [ ${#reasoning[@]} -gt 0 ]; then
-  # Side by side, since the reasoning's tests wait for servers much of their time; what they say comes afterwards.
+  # Beside all else, since the reasoning's tests wait for servers much of their time; what they say comes afterwards.
   reasoning_log="$(mktemp)"
   run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}" >"$reasoning_log" 2>&1 &
   reasoning_pid=$!
+fi
+check ruff "$python" -m ruff check .
+check mypy "$python" -m mypy
+if [ -n "$reasoning_pid" ]; then
   check "pytest, segmentor" segmentor_tests
   check "pytest, reasoning (the time is what it took longer)" await_reasoning
 elif [ ${#segmentor[@]} -gt 0 ]; then

@@ -50,6 +50,13 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_repository: 
     dataset.register()
 
 
+@pytest.fixture
+def three_images(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Still fewer to evaluate, for tests that do not look at the figures."""
+    monkeypatch.setitem(dataset.COUNTS, "val", 3)  # type: ignore[arg-type]
+    return small_world
+
+
 def test_regions_are_pooled_as_the_segmentor_pools_them() -> None:
     torch.manual_seed(0)
     model, sample = RegionClip().eval(), regions_of(clip_training_scene(3))
@@ -119,8 +126,8 @@ def test_clip_learns_the_same_from_the_same_seed(monkeypatch: pytest.MonkeyPatch
     assert float(first.scale.detach()) <= MAX_LOGIT_SCALE
 
 
-def test_one_command_trains_exports_and_evaluates(small_world: Path) -> None:
-    output = small_world / "run"
+def test_one_command_trains_exports_and_evaluates(three_images: Path) -> None:
+    output = three_images / "run"
     keys = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.DEVICE", "cpu"]
     words = ["--seed", "3", "--clip-iterations", "2", "--clip-scenes", "8", "--output", str(output)]
     assert train.main([*words, "--", *keys]) == 0
@@ -140,8 +147,8 @@ def test_one_command_trains_exports_and_evaluates(small_world: Path) -> None:
     assert torch.equal(load_file(output / "clip.safetensors")[name], written[1][name])
 
 
-def test_one_command_trains_exports_and_evaluates_sed(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = small_world / "run"
+def test_one_command_trains_exports_and_evaluates_sed(three_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = three_images / "run"
     keys = ["SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""]
     words = ["--model", "sed", "--seed", "3", "--output", str(output)]
     assert train.main([*words, "--", *keys]) == 0
@@ -158,7 +165,7 @@ def test_one_command_trains_exports_and_evaluates_sed(small_world: Path, capsys:
     assert train.main([*words, "--", *keys]) == 2  # there already
 
     # Another CLIP's text tower is refused: the file says which one it leaves out.
-    other = small_world / "other.safetensors"
+    other = three_images / "other.safetensors"
     save_file({name: value + 1 if "token" in name else value for name, value in begun.items()}, other)
     cfg = build_config("configs/mini/sed_eval.yaml", ["MODEL.WEIGHTS", str(file), "SED.CLIP_WEIGHTS", str(other)])
     cfg.MODEL.DEVICE = "cpu"
