@@ -144,7 +144,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Decode one batch; always in float32, because sampling positions do not survive half precision.
+        """Decode one batch in float32, as the reference does: sampling positions do not survive half precision.
+
+        Where nothing is to learn and the caller's autocast is to bfloat16, convolutions, values and feed-forward
+        networks follow it; positions, attention logits and what is summed up stay float32.
 
         Args:
             features: name -> (B, channels, H, W).
@@ -152,10 +155,19 @@ class MSDeformAttnPixelDecoder(nn.Module):
         Returns:
             Mask features (B, mask_dim, H / 4, W / 4), and the encoder's three maps (B, width, h, w), coarse to fine.
         """
-        fine = features[self.fine_feature].float()
-        with torch.autocast(device_type=fine.device.type, enabled=False):
+        device = features[self.fine_feature].device.type
+        low = not torch.is_grad_enabled() and torch.is_autocast_enabled(device)
+        low = low and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=low):
+            # Channels last, as the encoder's tokens are: no copies between maps and tokens, nor before convolutions.
+            given = {
+                name: (values if low else values.float()).contiguous(memory_format=torch.channels_last)
+                for name, values in features.items()
+                if name in self.coarse_to_fine or name == self.fine_feature
+            }
+            fine = given[self.fine_feature]
             projected = [
-                projection(features[name].float())
+                projection(given[name]).float()
                 for name, projection in zip(self.coarse_to_fine, self.input_proj, strict=True)
             ]
             maps = self.transformer(projected)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .layers import FusionLayer, by_rows
 from .rejection import kept_classes
 
-ROWS_AT_ONCE = {"cpu": 8, "cuda": 64}
-"""Classes whose maps are computed together: few on a CPU, where they stay in its cache, many on a GPU, at some 20 MB
-each in the last step."""
+CELLS_AT_ONCE = {"cpu": 8 * 96**2, "cuda": 64 * 96**2}
+"""Cells of the maps that are computed together. In the last step of the published sizes that is 8 classes on a CPU, where
+they stay in its cache, and 64 on a GPU, at some 20 MB each; of smaller maps more classes go together."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GradualFusionDecoder(nn.Module):
         heads: of the class attention.
         kernels: sides of the depthwise convolutions.
         pooling: sides of the squares that class attention averages over, a step each.
-        rows_at_once: classes computed together where they are independent; None for `ROWS_AT_ONCE` of the device.
+        rows_at_once: classes computed together where they are independent; None for `CELLS_AT_ONCE` of the device.
     """
 
     def __init__(
@@ -96,7 +96,9 @@ class GradualFusionDecoder(nn.Module):
         ]
 
     def _by_rows(self, function: Callable[..., Tensor], *inputs: Tensor, in_place: bool = False) -> Tensor:
-        rows = self.rows_at_once or ROWS_AT_ONCE.get(inputs[0].device.type, ROWS_AT_ONCE["cuda"])
+        maps = inputs[0]
+        cells = CELLS_AT_ONCE.get(maps.device.type, CELLS_AT_ONCE["cuda"])
+        rows = self.rows_at_once or max(1, cells // (maps.shape[-2] * maps.shape[-1]))
         return by_rows(function, rows, *inputs, in_place=in_place)
 
     def forward(

@@ -82,8 +82,9 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"MSDeformAttn: {self.n_levels} levels, but {len(spatial_shapes)} spatial shapes")
         batch, queries, _ = query.shape
         value = self.value_proj(value_input).unflatten(-1, (self.n_heads, -1))
-        logits = self.attention_weights(query).reshape(batch, queries, self.n_heads, self.n_levels, self.n_points)
-        offsets = self.sampling_offsets(query).reshape(*logits.shape, 2)
+        with torch.autocast(query.device.type, enabled=False):  # half precision would look pixels away
+            logits = self.attention_weights(query).reshape(batch, queries, self.n_heads, self.n_levels, self.n_points)
+            offsets = self.sampling_offsets(query).reshape(*logits.shape, 2)
         reference_points = reference_points.to(torch.promote_types(value.dtype, torch.float32))
         # Without gradients nobody needs locations and weights, which take as long as the sampling itself.
         if torch.is_grad_enabled() and any(x.requires_grad for x in (value, offsets, logits, reference_points)):
