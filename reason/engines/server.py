@@ -13,30 +13,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import os
 import queue
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from reason.asking.messages import Answer, Request, Sampling, Turn
+from reason.engines.calls import Calls
 from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.probe import probe_form
 from reason.errors import EngineGone, ReasonError
 
 _log = logging.getLogger(__name__)
 
-READ_TIMEOUT = 900.0
-"""Seconds for one answer: a long one on a busy server. Whether the server is still there is asked apart."""
+ANSWER_TIMEOUT = 900.0
+"""Seconds for one answer in all, to its last byte: a long one on a busy server. After them it counts as failed, however
+much of it has come, and is asked for again. Whether the server is still there is asked apart."""
 QUIET = 8.0
 """Seconds without an answer after which the server is asked for a sign of life."""
 SIGN_TIMEOUT = 5.0
@@ -73,18 +71,13 @@ class ServerEngine:
         self._key_name = options.api_key_env
         self._patience = options.patience
         key = os.environ.get(options.api_key_env, "")
-        timeout = openai.Timeout(READ_TIMEOUT, connect=SIGN_TIMEOUT)
-        self._client = openai.OpenAI(base_url=self._url, api_key=key or "none", max_retries=0, timeout=timeout)
-        self._model, root = self._find_model(options.model)
-        version = _vllm_version(self._url)
-        self._on_vllm = version is not None
-        self._constraint = options.constraint
-        if options.constraint == "auto":
-            self._constraint = probe_form(self._complete_text, openai.APIStatusError, openai.APIError)
+        self._calls = Calls(self._url, key or "none", SIGN_TIMEOUT)
+        try:
+            self._reach(options)
+        except BaseException:
+            self._calls.close()
+            raise
         self.capacity = options.concurrency
-        digest = hashlib.sha256(f"{self._model} {root}".encode()).hexdigest()[:32]
-        said = f"vllm {version}" if version else "unknown"
-        self.info = EngineInfo("server", said, PurePosixPath(self._model).name, digest)
         self._questions: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -94,6 +87,19 @@ class ServerEngine:
         self._problem = ""
         for number in range(options.concurrency):
             threading.Thread(target=self._work, name=f"server-{number}", daemon=True).start()
+
+    def _reach(self, options: EngineOptions) -> None:
+        """Find the model and how the server takes answer forms."""
+        openai = self._openai
+        self._model, root = self._find_model(options.model)
+        version = _vllm_version(self._calls, self._url)
+        self._on_vllm = version is not None
+        self._constraint = options.constraint
+        if options.constraint == "auto":
+            self._constraint = probe_form(self._complete_text, openai.APIStatusError, openai.APIError)
+        digest = hashlib.sha256(f"{self._model} {root}".encode()).hexdigest()[:32]
+        said = f"vllm {version}" if version else "unknown"
+        self.info = EngineInfo("server", said, PurePosixPath(self._model).name, digest)
 
     def submit(self, request: Request) -> None:
         """Put a request in line for the next thread that is free."""
@@ -130,7 +136,7 @@ class ServerEngine:
         self._stop.set()
         for _ in range(self.capacity):
             self._questions.put(None)
-        self._client.close()
+        self._calls.close()
 
     def _work(self) -> None:
         """The life of a thread: whatever happens to a request, it is answered, or the engine is gone."""
@@ -180,7 +186,7 @@ class ServerEngine:
                 return _refused(request, error)
             except openai.APIError as error:  # no connection, a broken one, no answer in time
                 self._no_sign_of_life(_message(error))
-                faults += time.monotonic() - sent > 0.9 * READ_TIMEOUT  # it may be there, and never answer this one
+                faults += time.monotonic() - sent > 0.9 * ANSWER_TIMEOUT  # it may be there, and never answer this one
                 if faults >= TRIES_AT_FAULTS:
                     return _refused(request, error)
             except Exception as error:  # status 200, and no answer in it: a proxy's page, or another API
@@ -211,7 +217,8 @@ class ServerEngine:
             arguments["response_format"] = {"type": "json_schema", "json_schema": form}
         if sampling.seed is not None:
             arguments["seed"] = sampling.seed
-        return self._client.chat.completions.create(
+        return self._calls.complete(
+            ANSWER_TIMEOUT,
             model=self._model,
             messages=[self._message_of(turn) for turn in turns],
             temperature=sampling.temperature,
@@ -255,7 +262,7 @@ class ServerEngine:
     def _find_model(self, wanted: str) -> tuple[str, str]:
         """The name that the server knows the model by, and where it says that it has it from."""
         try:
-            listed = list(self._client.with_options(timeout=SIGN_TIMEOUT).models.list())
+            listed = self._calls.models(SIGN_TIMEOUT)
             served = [entry for entry in listed if isinstance(getattr(entry, "id", None), str)]
         except self._openai.AuthenticationError as error:
             raise ReasonError(f"{self._url}: the server wants a key; put it into {self._key_name}") from error
@@ -263,7 +270,7 @@ class ServerEngine:
             foreign = not isinstance(error, self._openai.APIError)
             what = "what it says is no list of models" if foreign else _message(error)
             raise ReasonError(
-                f"{self._url}: no OpenAI-compatible server answers there: {what}{_hint(self._url)}"
+                f"{self._url}: no OpenAI-compatible server answers there: {what}{_hint(self._calls, self._url)}"
             ) from error
         last = PurePosixPath(wanted).name
         found = [entry for entry in served if wanted in ("", entry.id)] or [
@@ -277,7 +284,7 @@ class ServerEngine:
     def _look(self) -> None:
         """Ask for a sign of life."""
         try:
-            self._client.with_options(timeout=SIGN_TIMEOUT).models.list()
+            self._calls.models(SIGN_TIMEOUT)
         except self._openai.APIStatusError as error:
             if error.status_code in _GATEWAY:
                 self._note_silence(error)
@@ -363,17 +370,15 @@ def _message(error: Exception) -> str:
     return " ".join(str(said or error).split()) or type(error).__name__
 
 
-def _hint(url: str) -> str:
+def _hint(calls: Calls, url: str) -> str:
     """Where the API seems to be, if not at `url`: forgetting "/v1" is common."""
     if urlsplit(url).path.strip("/"):
         return ""
     try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=SIGN_TIMEOUT):
-            found = True
-    except urllib.error.HTTPError as error:
-        found = error.code in (401, 403)
-    except (OSError, ValueError, HTTPException):
-        found = False
+        calls.get(f"{url}/v1/models", SIGN_TIMEOUT)
+        found = True
+    except Exception as error:
+        found = getattr(error, "status_code", None) in (401, 403)
     return f"; --url {url}/v1 does" if found else f"; such addresses end in /v1: --url {url}/v1"
 
 
@@ -385,10 +390,9 @@ def _retry_after(error: Any) -> float:
         return 0.0
 
 
-def _vllm_version(url: str) -> str | None:
+def _vllm_version(calls: Calls, url: str) -> str | None:
     """The version that vLLM's server tells beside its API; None for other servers."""
     try:
-        with urllib.request.urlopen(f"{url.removesuffix('/v1')}/version", timeout=SIGN_TIMEOUT) as reply:
-            return str(json.load(reply)["version"])
-    except (OSError, ValueError, KeyError, TypeError, HTTPException, RecursionError):
+        return str(calls.get(f"{url.removesuffix('/v1')}/version", SIGN_TIMEOUT)["version"])
+    except Exception:  # no such page, or whatever another server has there
         return None

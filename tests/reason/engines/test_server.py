@@ -21,6 +21,7 @@ import pytest
 
 import reason.engines.server as server_module
 from reason.asking.messages import Answer, EncodedImage, Request, Sampling, Turn
+from reason.engines.calls import Calls
 from reason.engines.interface import EngineOptions
 from reason.engines.opening import open_engine
 from reason.engines.server import ServerEngine
@@ -362,7 +363,8 @@ def test_another_server_is_told_by_its_list_of_models(reply: bytes) -> None:
     ("reply", "hint"),
     [
         (b"garbage\r\n\r\n", "such addresses end in /v1"),
-        (b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"ver', "/v1 does"),
+        (b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"ver', "such addresses end in /v1"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "/v1 does"),
     ],
 )
 def test_a_reply_that_is_no_http_is_no_version(reply: bytes, hint: str) -> None:
@@ -377,8 +379,10 @@ def test_a_reply_that_is_no_http_is_no_version(reply: bytes, hint: str) -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert server_module._vllm_version(f"{address}/v1") is None
-        assert hint in server_module._hint(address)
+        calls = Calls(f"{address}/v1", "none", 5.0)
+        assert server_module._vllm_version(calls, f"{address}/v1") is None
+        assert hint in server_module._hint(calls, address)
+        calls.close()
 
 
 def test_a_server_that_answers_as_it_likes_is_no_engine() -> None:
