@@ -5,7 +5,7 @@
 - The same with indices before colons (FC-CLIP, MAFT+ and the reference): "0:invalid_class_id", "1:wall,walls". The
   lines are put in the order of their indices, and the entry for invalid pixels is left out. Indices may also stand
   before a tab, "=", ".", ")", " - " or a comma ("1,wall"), under a heading such as "id,name" too; before a space alone
-  they count where they are 0, 1, 2, … or 1, 2, 3, …
+  they count where they are 0, 1, 2, … or 1, 2, 3, … Elsewhere, and in JSON, a gap between them is refused.
 - A JSON list of names, with synonyms after commas (SED, CAT-Seg), also on the command line and as Python or yaml write
   it; of lists of synonyms; of objects with "name" (COCO's categories, with "id", "isthing", "color"), also one a line.
 - A JSON or yaml object from indices to names ({"0": "wall"}), from names to indices, from names to synonyms
@@ -17,6 +17,7 @@ What looks like one of these and is none, as a table of several columns, is refu
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +103,26 @@ def _in_order(lines: list[str]) -> list[str]:
         named[index] = text
         if any(re.fullmatch(r"[\d.]+", part.strip()) for part in text.split(",")[:-1]):
             raise ClassListError(f"columns of numbers in {text!r}: {_WRITE}")
+    _check_gaps(named)
     return [unquoted(text) for _, text in sorted(named.items()) if text.lower() not in _INVALID]
+
+
+def _check_gaps(named: Mapping[int, str]) -> None:
+    """A class is known by its place, so that closing up a gap would give the label values other classes.
+
+    Lists in circulation (COCO's of FC-CLIP) fill theirs with "invalid_class_id", and begin with 0 or 1.
+
+    Raises:
+        ClassListError: indices that begin later or leave one out; names both classes.
+    """
+    way = "number them 0, 1, 2, … as the label maps do, or leave all indices out if the order alone counts"
+    indices = sorted(named)
+    if indices and indices[0] > 1:
+        raise ClassListError(f"its indices begin with {indices[0]} ({named[indices[0]]!r}), not with 0 or 1; {way}")
+    for before, after in itertools.pairwise(indices):
+        if after > before + 1:
+            told = f"index {before} ({named[before]!r}) is followed by {after} ({named[after]!r})"
+            raise ClassListError(f"{told}, and a class is known by its place in the list; {way}")
 
 
 def _numbered(lines: Sequence[str], form: re.Pattern[str]) -> list[tuple[int, str]]:
@@ -186,13 +206,15 @@ def _of_mapping(document: Mapping[str, Any]) -> list[Entry] | None:
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values) and len({*values}) == len(
         values
     ):
-        return _of_texts(
-            [name for name, _ in sorted(document.items(), key=lambda item: item[1]) if name not in _INVALID]
-        )
+        named = {index: name for name, index in document.items()}
+        _check_gaps(named)
+        return _of_texts([named[index] for index in sorted(named) if named[index].lower() not in _INVALID])
     if all(key.isdecimal() and (isinstance(value, str) or _are_texts(value)) for key, value in document.items()):
-        texts = [document[key] for key in sorted(document, key=int)]
-        joined = [text if isinstance(text, str) else ", ".join(text) for text in texts]
-        return _of_texts([text for text in joined if text.strip().lower() not in _INVALID])
+        named = {int(key): text if isinstance(text, str) else ", ".join(text) for key, text in document.items()}
+        if len(named) < len(document):  # "1" and "01"
+            raise ClassListError("an index stands before two names; number them anew")
+        _check_gaps(named)
+        return _of_texts([named[index] for index in sorted(named) if named[index].strip().lower() not in _INVALID])
     if all(map(_are_texts, values)):
         return [{"name": name, "synonyms": list(synonyms)} for name, synonyms in document.items()]
     return None

@@ -19,6 +19,8 @@ from reason.vocabulary import (
     read_vocabulary,
 )
 
+FILLED = ", ".join(f'"{index}": "invalid_class_id"' for index in range(9))
+"""Of a list whose first class has the index 9."""
 TWO = (("wall", "walls"), ("building", "edifice"))
 
 
@@ -38,7 +40,9 @@ def saved(folder: Path, name: str, content: str) -> Vocabulary:
         ("a.json", '["wall, walls", "building, edifice"]'),
         ("a.json", '["1:wall,walls", "2:building,edifice"]'),
         ("a.json", '{"0": "wall, walls", "1": "building,edifice"}'),
-        ("a.json", '{"10": "building,edifice", "9": "wall, walls", "0": "invalid_class_id"}'),
+        ("a.json", f'{{"10": "building,edifice", "9": "wall, walls", {FILLED}}}'),
+        ("a.txt", "0:invalid_class_id\n1:wall,walls\n2:invalid_class_id\n3:building,edifice\n"),
+        ("a.json", '{"invalid_class_id": 0, "wall, walls": 1, "building, edifice": 2}'),
         ("a.json", '{"wall": ["wall", "walls"], "building": ["building", "edifice"]}'),
         ("a.json", '[{"id": 7, "name": "wall", "synonyms": ["wall", "walls"]}, {"id": 9, "name": "building,edifice"}]'),
         ("a.json", '{"images": [], "categories": [{"name": "wall,walls"}, {"name": "building,edifice"}]}'),
@@ -47,9 +51,9 @@ def saved(folder: Path, name: str, content: str) -> Vocabulary:
         ("a.txt", "0 wall, walls\n1 building, edifice\n"),
         ("a.txt", "1. wall, walls\n2. building, edifice\n"),
         ("a.txt", "1) wall, walls\n2) building, edifice\n"),
-        ("a.txt", "1 - wall, walls\n4 - building, edifice\n"),
-        ("a.txt", "7=wall, walls\n9=building, edifice\n"),
-        ("a.csv", 'id,name\n7,"wall, walls"\n3,"building, edifice"\n'.replace("3", "9")),
+        ("a.txt", "1 - wall, walls\n2 - building, edifice\n"),
+        ("a.txt", "0=wall, walls\n1=building, edifice\n"),
+        ("a.csv", 'id,name\n2,"building, edifice"\n1,"wall, walls"\n'),
         ("a.tsv", "Idx\tName\n2\tbuilding, edifice\n1\twall, walls\n"),
         ("a.txt", "- wall, walls\n- building, edifice\n"),
         ("a.txt", "wall, walls,\nbuilding, edifice,\n"),
@@ -77,6 +81,16 @@ def test_class_lists_in_circulation_are_two_classes(tmp_path: Path, name: str, c
     ("name", "content", "problem"),
     [
         ("a.txt", "1:wall\n1:floor\n", "index 1 stands before 'wall' and 'floor'"),
+        ("a.txt", "1:cat\n5:dog\n", "index 1 ('cat') is followed by 5 ('dog'), and a class is known by its place"),
+        ("a.txt", "0:invalid_class_id\n1:cat\n3:dog\n", "index 1 ('cat') is followed by 3 ('dog')"),
+        ("a.txt", "0:invalid_class_id\n2:cat\n3:dog\n", "index 0 ('invalid_class_id') is followed by 2 ('cat')"),
+        ("a.txt", "1. cat\n3. dog\n", "leave all indices out if the order alone counts"),
+        ("a.txt", "5:cat\n6:dog\n", "its indices begin with 5 ('cat'), not with 0 or 1; number them 0, 1, 2"),
+        ("a.csv", "id,name\n7,cat\n9,dog\n", "begin with 7 ('cat')"),
+        ("a.json", '{"1": "cat", "5": "dog"}', "index 1 ('cat') is followed by 5 ('dog')"),
+        ("a.json", '{"id2label": {"0": "cat", "2": "dog"}}', "index 0 ('cat') is followed by 2 ('dog')"),
+        ("a.json", '{"1": "cat", "01": "dog"}', "an index stands before two names"),
+        ("a.json", '{"cat": 0, "dog": 4}', "index 0 ('cat') is followed by 4 ('dog')"),
         ("a.txt", "wall\twalls\nfloor\tfloors\n", "a tab in"),
         ("a.tsv", "Idx\tRatio\tName\n1\t0.15\twall\n2\t0.1\tfloor\n", "a tab in"),
         ("a.csv", "Idx,Ratio,Name\n1,0.15,wall\n2,0.1,floor\n", "columns, as 'Idx,Ratio,Name' names them"),
