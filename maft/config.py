@@ -224,7 +224,7 @@ def expand_home(cfg: CfgNode) -> None:
     """Put home folders and environment variables into every key of `PATHS`, in place: "~/x", "~user/x", "$NAME/x".
 
     Raises:
-        UserError: a path that no system takes.
+        UserError: a path that no system takes, or that begins with a variable that is not set; an empty OUTPUT_DIR.
     """
     for key in PATHS:
         *parents, leaf = key.split(".")
@@ -234,6 +234,10 @@ def expand_home(cfg: CfgNode) -> None:
         node[leaf] = os.path.expanduser(os.path.expandvars(node[leaf]))
         if "\0" in node[leaf]:
             raise UserError(f"{key}: {node[leaf]!r} is no path; write one without the null character")
+        if unset := re.match(r"\$(\w+|\{\w+\})", node[leaf]):
+            raise UserError(f"{key} {node[leaf]}: {unset[0]} is not set in the environment; set it, or write the path")
+    if not cfg.OUTPUT_DIR.strip():  # would be the current folder, unasked
+        raise UserError('OUTPUT_DIR: empty; name a folder ("." is the current one)')
 
 
 def add_maft_config(cfg: CfgNode) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,13 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 
 def user_path(text: str) -> Path:
-    """A path that a user wrote, for argparse: shells leave the "~" in --option=~/folder and between quotes."""
+    """A path that a user wrote, for argparse: shells leave the "~" in --option=~/folder and between quotes.
+
+    Raises:
+        ArgumentTypeError: an empty one, as of a variable that is not set; `Path` would take it for the current folder.
+    """
+    if not text.strip():
+        raise ArgumentTypeError('an empty path; name a file or a folder (".": the current one)')
     return Path(text).expanduser()
 
 

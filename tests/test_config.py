@@ -1,5 +1,6 @@
 """What a user may write into a config or behind it: paths of the home folder, lists of names, an output folder."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def test_the_home_folder_is_expanded_in_every_path(key: str, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     assert value_of(build_config(CONFIG, [key, "~/x"]), key) == str(tmp_path / "x")
     assert user_path("~/y") == tmp_path / "y"
+    for nothing in ("", " "):  # not the current folder
+        with pytest.raises(argparse.ArgumentTypeError, match="an empty path; name a file or a folder"):
+            user_path(nothing)
 
 
 @pytest.mark.parametrize("value", ["('openvocab_x')", "openvocab_x", '("openvocab_x")', "'openvocab_x'"])
@@ -46,6 +50,10 @@ def test_environment_variables_are_expanded_in_paths(monkeypatch: pytest.MonkeyP
     ("key", "value", "words"),
     [
         ("OUTPUT_DIR", "None", "OUTPUT_DIR: empty"),
+        ("OUTPUT_DIR", "", "OUTPUT_DIR: empty; name a folder"),
+        ("OUTPUT_DIR", " ", "OUTPUT_DIR: empty; name a folder"),
+        ("OUTPUT_DIR", "$NOSUCHVARIABLE/x", r"OUTPUT_DIR \$NOSUCHVARIABLE/x: \$NOSUCHVARIABLE is not set"),
+        ("MODEL.WEIGHTS", "${NOSUCHVARIABLE}/w.pth", r"\$\{NOSUCHVARIABLE\} is not set in the environment"),
         ("MODEL.WEIGHTS", "None", "MODEL.WEIGHTS: empty"),
         ("SEED", "None", "SEED: empty"),
         ("OUTPUT_DIR", "a\0b", "OUTPUT_DIR: .* is no path"),

@@ -242,6 +242,8 @@ def test_a_run_that_must_not_fall_back_stops_at_such_images(
 ONE = "{images}/cat.jpg"
 BAD = [
     (["absent.jpg", "--vocabulary", "cat"], ("absent.jpg", "no such image")),
+    ([ONE, "model.weights", "y", "--vocabulary", "cat"], ("model.weights", "in capitals: MODEL.WEIGHTS")),
+    ([ONE, "--vocabulary", "cat", "output_dir", "y"], ("output_dir", "in capitals: OUTPUT_DIR")),
     ([ONE, "--vocabulary", ""], ("the list of classes", "name at least one")),
     ([ONE, "--vocabulary", "cat", "MODEL.WEIGHTS", "absent.pth"], ("absent.pth", "weight")),
     (["{images}/*.gif", "--vocabulary", "cat"], ("*.gif", "no such image")),

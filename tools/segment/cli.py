@@ -18,6 +18,7 @@ train_net.py; with them, detectron2 is needed.
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import os
 import sys
@@ -123,7 +124,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _is_key(word: str) -> bool:
     """Whether a word begins the KEY VALUE pairs. An image may be called TEST.jpg: what exists is no key."""
-    return word.split(".")[0] in SECTIONS and not word.lower().endswith(SUFFIXES) and not os.path.exists(word)
+    return word.split(".")[0] in SECTIONS and not _is_image(word)
+
+
+def _is_image(word: str) -> bool:
+    return word.lower().endswith(SUFFIXES) or os.path.exists(word)
 
 
 def choose_vocabulary(arguments: argparse.Namespace) -> Vocabulary:
@@ -157,6 +162,11 @@ def choose_images(arguments: argparse.Namespace) -> list[str]:
         allow_pixels(arguments.max_source_pixels)
     if not arguments.images:
         raise UserError("no image named; give images before the KEY VALUE pairs")
+    for word in arguments.images:
+        section, _, rest = word.partition(".")
+        if section.upper() in SECTIONS and not _is_image(word) and not glob.glob(word):
+            meant = ".".join([section.upper(), *([rest.upper() if rest.islower() else rest] if rest else [])])
+            raise UserError(f"{word}: no such image; if a config key is meant, write it in capitals: {meant}")
     return find_images(arguments.images, recursive=arguments.recursive)
 
 
