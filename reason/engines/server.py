@@ -28,6 +28,7 @@ from reason.asking.messages import Answer, Request, Sampling, Turn
 from reason.engines.calls import Calls
 from reason.engines.interface import EngineInfo, EngineOptions
 from reason.engines.probe import probe_form
+from reason.engines.replies import read_answer
 from reason.errors import EngineGone, ReasonError
 
 _log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ BUSY_LIMIT = 600.0
 """Seconds of nothing but "too many requests" that one request puts up with."""
 TRIES_AT_FAULTS = 4
 """How often a request is sent that the server fails on (500) while it does answer others."""
-_SHOWN = 120
-"""Characters of an unusable answer in a message."""
 _GATEWAY = (502, 503, 504)
 """What a proxy says when the server behind it is not there."""
 
@@ -165,7 +164,6 @@ class ServerEngine:
         openai = self._openai
         start, faults, pause = time.monotonic(), 0, FIRST_PAUSE
         while not self._stop.is_set():
-            sent = time.monotonic()
             try:
                 response = self._complete(request.turns, request.schema, request.sampling, self._constraint)
                 answer = read_answer(request.key, response)
@@ -185,8 +183,10 @@ class ServerEngine:
                 self._sign_of_life()
                 return _refused(request, error)
             except openai.APIError as error:  # no connection, a broken one, no answer in time
-                self._no_sign_of_life(_message(error))
-                faults += time.monotonic() - sent > 0.9 * ANSWER_TIMEOUT  # it may be there, and never answer this one
+                silent = self._silence()
+                if silent:
+                    self._no_sign_of_life(_message(error))
+                faults += not silent  # it is there, and never answers this one
                 if faults >= TRIES_AT_FAULTS:
                     return _refused(request, error)
             except Exception as error:  # status 200, and no answer in it: a proxy's page, or another API
@@ -282,24 +282,26 @@ class ServerEngine:
         return found[0].id, str(getattr(found[0], "root", None) or "")
 
     def _look(self) -> None:
-        """Ask for a sign of life."""
+        """Ask for a sign of life, and end the engine where there has been none for too long."""
+        try:
+            if problem := self._silence():
+                self._no_sign_of_life(problem)
+        except EngineGone as gone:
+            self._give_up(str(gone))
+
+    def _silence(self) -> str:
+        """What is wrong with the server as a whole; "" where it answers, whatever it says."""
         try:
             self._calls.models(SIGN_TIMEOUT)
         except self._openai.APIStatusError as error:
             if error.status_code in _GATEWAY:
-                self._note_silence(error)
+                return _message(error)
         except self._openai.APIError as error:
-            self._note_silence(error)
-        except Exception:  # whatever it said, it is there
-            self._sign_of_life()
-        else:
-            self._sign_of_life()
-
-    def _note_silence(self, error: Exception) -> None:
-        try:
-            self._no_sign_of_life(_message(error))
-        except EngineGone as gone:
-            self._give_up(str(gone))
+            return _message(error)
+        except Exception:
+            pass
+        self._sign_of_life()
+        return ""
 
     def _sign_of_life(self) -> None:
         with self._lock:
@@ -321,43 +323,6 @@ class ServerEngine:
             raise EngineGone(f"{self._url}: no answer for {silent:.0f} s ({what}); start again when it is back")
 
 
-def read_answer(key: str, response: Any) -> Answer:
-    """The answer in a response of status 200, whose fields the client does not check.
-
-    Raises:
-        ValueError: there is none in it; says what there is.
-    """
-    choices = getattr(response, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise ValueError(f"the server's answer holds no choice but {_short(response)}")
-    content = getattr(getattr(choices[0], "message", None), "content", None)
-    if isinstance(content, list):  # parts, as some servers write them
-        parts = [part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content]
-        content = "".join(part for part in parts if isinstance(part, str)) or None
-    if not isinstance(content, str):
-        raise ValueError(f"the server's answer holds no text but {_short(choices[0])}")
-    usage = getattr(response, "usage", None)
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
-    return Answer(
-        key=key,
-        text=content,
-        finish_reason=str(getattr(choices[0], "finish_reason", None) or "unknown"),
-        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)) or 0,
-        cached_tokens=_count(cached),
-        completion_tokens=_count(getattr(usage, "completion_tokens", None)) or 0,
-    )
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _short(value: Any) -> str:
-    """What came, for a message."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") if text else "nothing"
-
-
 def _refused(request: Request, error: Exception) -> Answer:
     return Answer(request.key, "", "error", 0, None, 0, error=_message(error))
 
@@ -367,7 +332,9 @@ def _message(error: Exception) -> str:
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else body
     said = inner.get("message") if isinstance(inner, dict) else None
-    return " ".join(str(said or error).split()) or type(error).__name__
+    text = " ".join(str(said or error).split()) or type(error).__name__
+    cause = " ".join(str(error.__cause__ or "").split()) if body is None else ""  # "Connection error." says little
+    return f"{text.rstrip('.')} ({cause})" if cause and cause not in text else text
 
 
 def _hint(calls: Calls, url: str) -> str:
