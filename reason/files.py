@@ -44,7 +44,8 @@ def replacing(path: str | Path, *, sync: bool = False, aside: Path | None = None
     """A binary stream whose content replaces `path` when the block ends, whole and at once; folders are made.
 
     If the block raises, or writing fails, `path` stays as it was and nothing is left beside it. A process that is
-    killed meanwhile leaves a hidden file that ends in `.aside` (see `remove_stale`).
+    killed meanwhile leaves a hidden file that ends in `.aside` (see `remove_stale`). What is no file, as a pipe or
+    /dev/null, is written into: root could replace it, for everybody.
 
     Args:
         path: the file to write.
@@ -55,6 +56,10 @@ def replacing(path: str | Path, *, sync: bool = False, aside: Path | None = None
         OSError: the folder or the file cannot be written.
     """
     path = Path(path)
+    if _is_special(path):
+        with path.open("wb") as stream:
+            yield stream
+        return
     # The name is short and knows nothing of the file's own, which may be as long as a file system allows.
     aside = aside or path.with_name(f".{secrets.token_hex(8)}{ASIDE_SUFFIX}")
     try:
@@ -77,6 +82,14 @@ def replacing(path: str | Path, *, sync: bool = False, aside: Path | None = None
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or this process's output, itself or behind links."""
+    with contextlib.suppress(OSError):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return True
+    return path.parent == Path("/dev/fd") or path in (Path("/dev/stdout"), Path("/dev/stderr"))
 
 
 def write_bytes(path: str | Path, content: bytes, *, sync: bool = False) -> None:

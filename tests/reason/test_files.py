@@ -92,3 +92,21 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         holder.wait()
         with locked(tmp_path / "l", wait=5.0):
             os.kill(int(children[0]), 9)
+
+
+def test_what_is_no_file_is_written_into_and_stays_what_it_is(tmp_path: Path) -> None:
+    """`--output /dev/null` of root, as in containers, would replace it for everybody."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        write_text(target, "text\n", sync=True)
+        assert os.read(reader, 100) == b"text\n"
+        os.close(reader)
+    assert pipe.is_fifo() and link.is_symlink() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_text(full, "text\n")
+    assert full.is_symlink() and full.is_char_device()
