@@ -58,6 +58,8 @@ CONTINUING
     Every result is on disk as soon as it is finished. The same command continues after whatever ended the last one,
     and does nothing twice; any number of processes may work on one folder. Images that failed (no usable answer in
     all attempts, or a file that is no image) are listed at the end and left alone until --retry-failed is given.
+    A server has 15 minutes for a whole answer; an answer that is not whole then, or breaks off while the server is
+    there, is asked for again, four times in all. A server that is silent for 40 seconds ends the run.
     Results of other settings (prompts, model, vocabulary, sampling ...) are never mixed in unnoticed: the command says
     what changed and stops; with --resume it does them again, and each old file stays until its replacement is ready.
 
