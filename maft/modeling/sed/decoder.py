@@ -12,8 +12,8 @@ from .layers import FusionLayer, by_rows
 from .rejection import kept_classes
 
 CELLS_AT_ONCE = {"cpu": 8 * 96**2, "cuda": 64 * 96**2}
-"""Cells of the maps that are computed together. In the last step of the published sizes that is 8 classes on a CPU, where
-they stay in its cache, and 64 on a GPU, at some 20 MB each; of smaller maps more classes go together."""
+"""Cells of the maps that are computed together. In the last step of the published sizes that is 8 classes on a CPU,
+where they stay in its cache, and 64 on a GPU, at some 20 MB each; of smaller maps more classes go together."""
 
 
 @dataclass(frozen=True)
