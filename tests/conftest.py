@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ LONGEST = tuple(
     """.split()
 )
 """Modules that begin first, the longest of all before the others: two workers then end at nearly the same time."""
+
+
+CONFIGURED = ("", "detectron2", "fvcore", "maft", "reason", "tools")
+"""Loggers that our commands set up; "" is the root."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Undo what a command set up in this process: its handlers write to streams that pytest closes after the test."""
+    loggers = [logging.getLogger(name) for name in CONFIGURED]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    try:
+        return (yield)
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 def _module(path: Path) -> str:

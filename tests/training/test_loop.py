@@ -33,6 +33,7 @@ class Mean(nn.Module):
     """Losses that are means over the images of a batch, with noise as the network has it."""
 
     backbone_t = None
+    weights_key = "MODEL.WEIGHTS"
     rate_group = staticmethod(MAFTPlus.rate_group)
 
     def __init__(self) -> None:
