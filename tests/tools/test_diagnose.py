@@ -18,10 +18,10 @@ from maft.evaluation.results import results_folder
 from maft.meta_arch.vocabularies import registered_vocabulary
 from reason.triplets import ImageTriplet, Reason, dump_image
 from tools.diagnose.__main__ import main, read_lists
-from tools.diagnose.attributes import Effect, effects, ranked
-from tools.diagnose.counts import Counts, with_true_classes, with_true_masks
+from tools.diagnose.attributes import Effect, attributes_given, effects, ranked
+from tools.diagnose.counts import Counts, confusion, count, with_true_classes, with_true_masks
 from tools.diagnose.saved import Truth
-from tools.diagnose.scores import class_iou, paired_bootstrap
+from tools.diagnose.scores import class_iou, paired_bootstrap, whole
 from tools.mini import dataset
 
 NAME = "diagnosed"
@@ -193,6 +193,7 @@ def test_lists_by_hand_and_a_page(runs, tmp_path, capsys):
         (["--image-reasons", "nowhere"], "--image-reasons nowhere: no such folder"),
         (["--image-reasons", "."], "--image-reasons .: has no reasons for the images of diagnosed"),
         (["--attributes", "mini"], "--attributes: needs --image-reasons"),
+        (["--true-reasons", "."], "--true-reasons: needs --attributes MODEL"),
         (["--image-reasons", ".", "--images", "0"], "--images 0: give a whole number"),
     ],
 )
@@ -250,6 +251,32 @@ def right_pixels(segmentor: Segmentor, record, vocabulary, reasons, label, ignor
 
 
 @pytest.mark.slow
+def test_true_attributes_add_what_segmenting_with_them_adds(tmp_path, monkeypatch):
+    """The lists of an observer that errs often, with the looks of one that never does."""
+    monkeypatch.setattr(dataset, "COUNTS", {"train": 1, "val": 3, "closed": 1})
+    dataset.register(tmp_path)
+    truth = Truth.of("mini_val_sem_seg")
+    vocabulary = registered_vocabulary(truth.name)
+    folder = dataset.Layout(tmp_path, "val").folder / "image_reason"
+    own, true = (read_lists(folder / f"observer-{rate}" / "mini", truth) for rate in (30, 0))
+    segmentor = load_segmentor("mini", device="cpu", attributes=2)
+    found = attributes_given(segmentor, truth, vocabulary, own, true)
+    scores, differ = [], 0
+    for exact in (False, True):
+        parts = []
+        for record, erring, right in zip(truth.records, own, true, strict=True):
+            reasons = erring.reasons | {index: right.reasons[index] for index in right.listed & erring.listed if exact}
+            differ += exact and sum(reasons[i].attributes != erring.reasons[i].attributes for i in reasons)
+            dump_image(ImageTriplet({reason.name: reason for reason in reasons.values()}), tmp_path / "one.json")
+            labels = segmentor(record["file_name"], vocabulary, tmp_path / "one.json").label_map
+            parts.append(confusion(labels.clip(min=0), truth.labels(record), len(truth.classes), truth.ignore))
+        scores.append(whole(count(parts)))
+    assert found["images"] == 3 and found["replaced"] == differ > 0
+    assert found["adds"] == {name: pytest.approx(scores[1][name] - scores[0][name]) for name in scores[0]}
+    assert attributes_given(segmentor, truth, vocabulary, own, own)["adds"] == dict.fromkeys(scores[0], 0.0)
+
+
+@pytest.mark.slow
 def test_attributes_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dataset, "COUNTS", {"train": 1, "val": 2, "closed": 1})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -270,8 +297,12 @@ def test_attributes_on_the_command_line(tmp_path, monkeypatch, capsys):
         "1",
         "--page",
         str(tmp_path / "p.html"),
+        "--true-reasons",
+        str(reasons.parent.parent / "observer-0" / "mini"),
     ]
     assert main(words) == 0
-    assert re.search(r"The attribute that helps most is '.*' of \w+ \(\+", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"The attribute that helps most is '.*' of \w+ \(\+", said)
+    assert re.search(r"True attributes .* would add [+-]\d+\.\d\d points .*images looked at: 1", said)
     page = (tmp_path / "p.html").read_text()
     assert "<h2>Attributes</h2>" in page and "None: every pixel that counts is right." in page

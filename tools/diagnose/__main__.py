@@ -31,7 +31,7 @@ from reason.bars import Bar
 from reason.suggest import did_you_mean
 
 from ..commands import command, described
-from .attributes import effects, ranked
+from .attributes import attributes_given, effects, ranked
 from .counts import Counts, confusion, count, with_true_classes, with_true_masks
 from .html_page import write_page
 from .lists import ImageList, figures, gain_by_recall, read_list, with_whole_list
@@ -144,6 +144,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="base, large, panoptic, mini, ...: segment with each attribute of --image-reasons left out in turn",
     )
     parser.add_argument("--weights", type=user_path, metavar="FILE", help="of the model of --attributes")
+    parser.add_argument(
+        "--true-reasons",
+        type=user_path,
+        metavar="FOLDER",
+        help="reasons that are right, for --attributes: what they would add to the same lists of classes",
+    )
     parser.add_argument("--images", type=int, default=20, metavar="N", help="for --attributes (default: 20)")
     parser.add_argument("--register", nargs="*", default=[], metavar="MODULE", help="modules that register data sets")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -152,6 +158,8 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{len(options.runs)} runs: name one, or two to compare")
     if options.attributes and not options.image_reasons:
         parser.error("--attributes: needs --image-reasons, the reasons whose attributes are left out")
+    if options.true_reasons and not options.attributes:
+        parser.error("--true-reasons: needs --attributes MODEL, which segments with them")
     if options.images < 1:
         parser.error(f"--images {options.images}: give a whole number, at least 1")
     return options
@@ -177,7 +185,7 @@ def body(options: argparse.Namespace) -> int:
         if len(found) == 2:
             report["lists"]["gain_by_recall"] = gain_by_recall(lists, image_gains(found[0].counts, found[1].counts))
     if lists and options.attributes:
-        report["attributes"] = attribute_effects(options, truth, lists)
+        report |= attribute_figures(options, truth, lists)
     report = {"in_words": in_words(report), **report}
     if options.output:
         write_text(options.output, json.dumps(report, indent=1) + "\n")
@@ -187,7 +195,7 @@ def body(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_lists(folder: Path, truth: Truth) -> list[ImageList]:
+def read_lists(folder: Path, truth: Truth, option: str = "--image-reasons") -> list[ImageList]:
     """The lists of classes of every image, beside what its ground truth shows.
 
     Raises:
@@ -204,7 +212,7 @@ def read_lists(folder: Path, truth: Truth) -> list[ImageList]:
         present = frozenset(np.unique(truth.labels(record)).tolist()) - {truth.ignore}
         found.append(read_list(folder, record["file_name"], synonyms, present))
     if all(one.listed is None for one in found):
-        raise UserError(f"--image-reasons {folder}: has no reasons for the images of {truth.name}")
+        raise UserError(f"{option} {folder}: has no reasons for the images of {truth.name}")
     return found
 
 
@@ -214,8 +222,8 @@ def image_gains(first: Counts, second: Counts) -> list[float]:
     return (100 * (second.hits.sum(axis=1) - first.hits.sum(axis=1)) / pixels).tolist()
 
 
-def attribute_effects(options: argparse.Namespace, truth: Truth, lists: Sequence[ImageList]) -> list[dict[str, Any]]:
-    """The table of `ranked`, over the first images.
+def attribute_figures(options: argparse.Namespace, truth: Truth, lists: Sequence[ImageList]) -> dict[str, Any]:
+    """Over the first images: "attributes", the table of `ranked`; with --true-reasons "attributes given".
 
     Raises:
         UserError: see `maft.load_segmentor`.
@@ -223,7 +231,12 @@ def attribute_effects(options: argparse.Namespace, truth: Truth, lists: Sequence
     segmentor = load_segmentor(options.attributes, options.weights, attributes=ATTRIBUTES)
     some = replace(truth, records=truth.records[: options.images])
     vocabulary = registered_vocabulary(truth.name, "--dataset")
-    return ranked(list(effects(segmentor, some, vocabulary, lists[: options.images], ATTRIBUTES)))
+    own = lists[: options.images]
+    found: dict[str, Any] = {"attributes": ranked(list(effects(segmentor, some, vocabulary, own, ATTRIBUTES)))}
+    if options.true_reasons:
+        true = read_lists(options.true_reasons, some, "--true-reasons")
+        found["attributes given"] = attributes_given(segmentor, some, vocabulary, own, true)
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -44,6 +44,12 @@ def in_words(report: Mapping[str, Any]) -> str:
             f"of pixel accuracy in its images); the least helpful is '{worst['attribute']}' of {worst['class']} "
             f"({worst['points']:+.2f})."
         )
+    given = report.get("attributes given")
+    if given:
+        sentences.append(
+            f"True attributes for the same lists of classes would add {given['adds']['mIoU_present']:+.2f} points "
+            f"(reasons that differ: {given['replaced']}; images looked at: {given['images']})."
+        )
     if "comparison" in report:
         found = report["comparison"]["mIoU"]["mIoU_present"]
         sure = "differ" if found["low"] > 0 or found["high"] < 0 else "cannot be told apart on these images"
