@@ -112,7 +112,7 @@ def test_an_answer_that_trickles_is_given_up(what: str, monkeypatch: pytest.Monk
 
 
 def test_an_answer_that_trickled_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(server_module, "ANSWER_TIMEOUT", 3.0)  # what answers soundly may be slow on a busy machine
     monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.01)
     with trickling({"/chat/completions": "once"}) as (url, _):
         engine = opened(url)
@@ -122,8 +122,8 @@ def test_an_answer_that_trickled_once_is_asked_for_again(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("what", ["body", "head"])
 def test_the_questions_at_the_start_have_a_deadline(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "SIGN_TIMEOUT", 0.5)
-    with trickling({"/models": what}) as (url, _), pytest.raises(ReasonError, match=r"no whole answer within 0\.5 s"):
+    monkeypatch.setattr(server_module, "SIGN_TIMEOUT", 3.0)
+    with trickling({"/models": what}) as (url, _), pytest.raises(ReasonError, match=r"no whole answer within 3 s"):
         opened(url)
     with trickling({"/version": what}) as (url, _):
         engine = opened(url)
