@@ -268,6 +268,7 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         raise UserError(f"KEY VALUE pairs: '{options[-1]}' has no value")
     cfg = get_cfg()
     add_maft_config(cfg)
+    defaults = cfg.clone()
     if not path.read_bytes().strip():
         raise UserError(f"--config-file {config_file}: an empty file; copy it again, or take one under configs/")
     for key, value in zip(options[::2], options[1::2], strict=True):
@@ -295,7 +296,7 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
         value = _value(cfg, key)
         if value not in choices:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(choices)}")
-    _check_values(cfg)
+    _check_values(cfg, defaults)
     check_unread(cfg)
     if cfg.SEED < 0:
         cfg.SEED = 123
@@ -303,15 +304,13 @@ def build_config(config_file: str, options: list[str]) -> CfgNode:
     return cfg
 
 
-def _check_values(cfg: CfgNode) -> None:
+def _check_values(cfg: CfgNode, defaults: CfgNode) -> None:
     """Refuse values that no code here could use: they are told now, by their keys.
 
     Raises:
         UserError: an empty value where there is a default, a list of names that holds others, a number below
             `AT_LEAST`, or a device that there is not.
     """
-    defaults = get_cfg()
-    add_maft_config(defaults)
     for key in _keys_of(cfg):
         # Whatever may be None is None by default; the yaml reader takes "~" and an empty value for it, too.
         if _value(cfg, key) is None and _value(defaults, key) is not None:

@@ -232,6 +232,11 @@ def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, A
                 "MODEL.MASK_FORMER.TEST.PANOPTIC_ON is False; set it to True, or the mapper to mask_former_semantic"
             )
         if "pan_seg_file_name" in records[0]:
+            if cfg.TEST.SAVE_ORACLE:
+                raise UserError(
+                    f"TEST.SAVE_ORACLE True: saves class maps, and INPUT.DATASET_MAPPER_NAME {mapper} evaluates "
+                    "panoptic segments; set the mapper to mask_former_semantic, or the key to False"
+                )
             return PanopticEvaluator(dataset, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
         logger.info("%s has no panoptic annotations: evaluating class maps", dataset)
     if not cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON:
@@ -239,8 +244,13 @@ def build_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, A
             f"INPUT.DATASET_MAPPER_NAME {mapper} evaluates class maps, but "
             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is False; set it to True"
         )
+    return semantic_evaluator(cfg, dataset, records)
+
+
+def semantic_evaluator(cfg: CfgNode, dataset: str, records: Sequence[Mapping[str, Any]]) -> SemanticEvaluator:
+    """The evaluator of class maps, which saves what the keys of TEST say."""
     saved = {"save_predictions": cfg.TEST.SAVE_PREDICTIONS, "save_oracle": cfg.TEST.SAVE_ORACLE}
-    return SemanticEvaluator(dataset, folder, records=records, **saved)
+    return SemanticEvaluator(dataset, results_folder(cfg.OUTPUT_DIR, dataset), records=records, **saved)
 
 
 def evaluate_all(

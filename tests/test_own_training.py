@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from maft import load_segmentor
-from maft.errors import run_command
+from maft.config import build_config
+from maft.errors import UserError, run_command
 from maft.evaluation.evaluators import CANDIDATES_GIVEN
 from maft.launch import main, parse_arguments
-from maft.run import fingerprint, register_datasets
+from maft.run import build_evaluator, fingerprint, register_datasets
 from maft.weights.checkpoint import load_weights
 from reason.cli.main import main as reason
 from reason.datasetfile import DatasetFileError, read_dataset_file
@@ -172,6 +174,14 @@ def test_what_only_the_true_classes_would_give(folder: Path, tmp_path: Path) -> 
     assert diagnose([str(tmp_path), "--dataset", str(path), "--output", str(tmp_path / "report.json")]) == 0
     (run,) = json.loads((tmp_path / "report.json").read_text())["runs"]
     assert run["oracles_add"]["candidates given"]["mIoU_reference"] > 1
+
+
+def test_the_oracle_is_refused_where_segments_are_evaluated(folder: Path) -> None:
+    path = write(folder, "oracle", panoptic=True)
+    cfg = build_config("configs/mini/eval.yaml", ["DATASETS.TEST", f"('{path}',)", "TEST.SAVE_ORACLE", "True"])
+    register_datasets(cfg)
+    with pytest.raises(UserError, match=r"TEST\.SAVE_ORACLE True: saves class maps.*mask_former_semantic"):
+        build_evaluator(cfg, "oracle", DatasetCatalog.get("oracle"))
 
 
 def test_label_maps_beside_panoptic_annotations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,7 +151,7 @@ def test_every_class_from_20_on_counts_as_background(registered: None, tmp_path:
     assert set(np.unique(saved)) == {0, 3, 20}, "what was counted is what is saved"
 
 
-def test_train_net_evaluates_it(repository: Path, root: Path, tmp_path: Path) -> None:
+def test_train_net_evaluates_it(train_net: Callable[..., None], root: Path, tmp_path: Path) -> None:
     """By SED's own name of it; mIoU equals that of its saved predictions against the labels made by hand."""
     options = {
         "MODEL.META_ARCHITECTURE": "SED_Reason",
@@ -165,17 +162,7 @@ def test_train_net_evaluates_it(repository: Path, root: Path, tmp_path: Path) ->
         "TEST.SAVE_PREDICTIONS": "True",
         "OUTPUT_DIR": str(tmp_path),
     }
-    words = [word for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny_sed.yaml", "--eval-only", *words],
-        cwd=repository,
-        env=os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_net("tests/assets/tiny_sed.yaml", "--eval-only", keys=options, datasets=root)
     folder = tmp_path / "inference" / SEDS
 
     def predicted(stem: str) -> NDArray[np.integer]:

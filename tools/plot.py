@@ -1,7 +1,9 @@
 """Draw the curves of trainings: losses, metrics and learning rate, as an image.
 
-python -m tools.plot out/train                          out/train/curves.png
-python -m tools.plot out/a out/b --output both.pdf      two runs in one figure; the suffix says the format
+    python -m tools.plot out/train                          out/train/curves.png
+    python -m tools.plot out/a out/b --output both.pdf      two runs in one figure; the suffix says the format
+
+They are read from metrics.json.
 """
 
 from __future__ import annotations

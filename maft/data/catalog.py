@@ -167,7 +167,7 @@ def _metadata(spec: DatasetSpec, vocabulary: Vocabulary) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "dataname": spec.name,
         "vocabulary": vocabulary.name,
-        # detectron2 turns "class_names" into "thing_classes" behind one's back, hence another name.
+        # detectron2 silently turns "class_names" into "thing_classes", hence another name.
         "short_names": [entry.name.strip() for entry in counted],
         # A model prompts a class by all its names; detectron2's field holds one text a class.
         "stuff_classes": [",".join(entry.synonyms) for entry in classes],

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -368,7 +366,7 @@ PANOPTIC = {
     ],
 )
 def test_prepared_data_is_evaluated(
-    repository: Path, tmp_path: Path, name: str, dataset: str, switches: dict[str, object]
+    train_net: Callable[..., None], tmp_path: Path, name: str, dataset: str, switches: dict[str, object]
 ) -> None:
     release = tmp_path / "release"
     (full_release if name == "ade847" else photograph_release)(release)
@@ -381,11 +379,7 @@ def test_prepared_data_is_evaluated(
         "OUTPUT_DIR": output,
         **switches,
     }
-    command = [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only"]
-    command += [str(part) for pair in options.items() for part in pair]
-    environment = os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_net("tests/assets/tiny.yaml", "--eval-only", keys=options, datasets=root)
     results = json.loads((output / "inference" / dataset / "results.json").read_text())
     assert results["images"]["total"] == 1
     if name == "ade150_panoptic":

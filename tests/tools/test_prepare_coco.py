@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +247,7 @@ def test_damaged_panoptic(
     assert problem in error and error.count("error: ") == 1, error
 
 
-def evaluate(repository: Path, root: Path, output: Path, dataset: str, **changes: str) -> dict:
+def evaluate(train_net: Callable[..., None], root: Path, output: Path, dataset: str, **changes: str) -> dict:
     """The results of train_net.py with class names only."""
     options = {
         "MODEL.META_ARCHITECTURE": "MAFT_Plus",
@@ -259,26 +256,16 @@ def evaluate(repository: Path, root: Path, output: Path, dataset: str, **changes
         "TEST.SAVE_PREDICTIONS": "True",
         "OUTPUT_DIR": str(output),
     } | {key.replace("__", "."): value for key, value in changes.items()}
-    words = [word for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only", *words],
-        cwd=repository,
-        env=os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_net("tests/assets/tiny.yaml", "--eval-only", keys=options, datasets=root)
     return json.loads((output / "inference" / dataset / "results.json").read_text())
 
 
-def test_train_net_evaluates_stuff(repository: Path, downloads: Path, tmp_path: Path) -> None:
+def test_train_net_evaluates_stuff(train_net: Callable[..., None], downloads: Path, tmp_path: Path) -> None:
     """The pixel accuracy is that of the predictions against the labels made by hand."""
     root, output = tmp_path / "datasets", tmp_path / "out"
     assert prepare(root, "coco_stuff171", "--from", downloads) == 0
     dataset = "openvocab_coco_2017_test_stuff_sem_seg"
-    results = evaluate(repository, root, output, dataset)
+    results = evaluate(train_net, root, output, dataset)
     (stem,) = STEMS["val"]
     truth = stuff_truth(stem)
     predicted = np.asarray(Image.open(next((output / "inference" / dataset / "sem_seg").glob(f"{stem}.*"))))
@@ -286,11 +273,11 @@ def test_train_net_evaluates_stuff(repository: Path, downloads: Path, tmp_path: 
     assert results["metrics"]["sem_seg"]["pACC"] == pytest.approx(100 * (predicted == truth)[kept].mean(), abs=1e-6)
 
 
-def test_train_net_evaluates_panoptic(repository: Path, downloads: Path, tmp_path: Path) -> None:
+def test_train_net_evaluates_panoptic(train_net: Callable[..., None], downloads: Path, tmp_path: Path) -> None:
     root = tmp_path / "datasets"
     assert prepare(root, "coco_panoptic", "--from", downloads) == 0
     changes = {"MODEL__MASK_FORMER__TEST__PANOPTIC_ON": "True", "INPUT__DATASET_MAPPER_NAME": "coco_panoptic_lsj"}
-    results = evaluate(repository, root, tmp_path / "out", "coco_seg_pan_voab", **changes)
+    results = evaluate(train_net, root, tmp_path / "out", "coco_seg_pan_voab", **changes)
     assert results["images"]["total"] == len(STEMS["train"])
     classes = results["metrics"]["panoptic_seg"]["per_class"]
     segments = {name: entry["matched"] + entry["false_negatives"] for name, entry in classes.items()}

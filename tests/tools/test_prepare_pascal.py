@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -361,7 +358,7 @@ def test_mats_of_pascal_part_are_passed_over(downloads: Path, tmp_path: Path) ->
     assert prepare(tmp_path, "pc459", "--from", given, downloads) == 0
 
 
-def test_train_net_evaluates_what_was_prepared(repository: Path, prepared: Path, tmp_path: Path) -> None:
+def test_train_net_evaluates_what_was_prepared(train_net: Callable[..., None], prepared: Path, tmp_path: Path) -> None:
     """All three by one command; its pixel accuracy equals that of its predictions against the labels made by hand."""
     truths = {
         "openvocab_pascal20_sem_seg_val": voc_truth,
@@ -375,17 +372,7 @@ def test_train_net_evaluates_what_was_prepared(repository: Path, prepared: Path,
         "TEST.SAVE_PREDICTIONS": "True",
         "OUTPUT_DIR": str(tmp_path),
     }
-    words = [word for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny.yaml", "--eval-only", *words],
-        cwd=repository,
-        env=os.environ | {"DETECTRON2_DATASETS": str(prepared), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_net("tests/assets/tiny.yaml", "--eval-only", keys=options, datasets=prepared)
     for name, truth_of in truths.items():
         folder = tmp_path / "inference" / name
         results = json.loads((folder / "results.json").read_text())

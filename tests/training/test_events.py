@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import sys
 import types
@@ -72,8 +71,6 @@ def test_images_of_predictions_are_shown(
     monkeypatch.setattr(training_log, "ESTIMATED_AFTER", 2)
     words = [*command(tmp_path)[2:], *EVALUATED, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2"]
     assert main(parse_arguments(words)) == 0
-    for name in ("detectron2", "fvcore", "maft", "reason"):
-        logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
     said = capfd.readouterr()
     pattern = r"2 steps are left: about \d+:\d\d:\d\d at [\d.]+ s each, .*; memory: .*\d GiB"
     assert len(re.findall(pattern, said.out + said.err)) == 1

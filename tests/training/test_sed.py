@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,26 +164,12 @@ def test_a_file_of_seds_clip_is_none_of_mafts(keys: list[str]) -> None:
         check_training_inputs(tags)
 
 
-def _command(keys: list[str]) -> None:
-    """train_net.py as a user runs it, on the files that `keys` name."""
-    done = subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", CONFIG, *keys],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_command_trains_and_its_checkpoint_is_evaluated(
-    keys: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    train_net: Callable[..., None], keys: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two steps by train_net.py, whose final checkpoint --eval-only takes, and scores every image of the split."""
     out = tmp_path / "out"
-    _command([*keys, "MODEL.META_ARCHITECTURE", "SED"])
+    train_net(CONFIG, *keys, "MODEL.META_ARCHITECTURE", "SED")
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     losses = {f"loss_sem_seg_{number}" for number in range(4)}
     assert [line["iteration"] for line in lines] == [1, 2]
@@ -200,8 +183,6 @@ def test_the_command_trains_and_its_checkpoint_is_evaluated(
 
     test = ["DATASETS.TEST", f"('{VALIDATION}',)", "MODEL.WEIGHTS", str(out / FINAL), "OUTPUT_DIR", str(tmp_path / "e")]
     assert main(parse_arguments(["--config-file", CONFIG, "--eval-only", *keys, *test])) == 0
-    for name in ("detectron2", "fvcore", "maft", "reason"):
-        logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
     assert "MEANS NOTHING" not in "".join(capfd.readouterr())
     results = json.loads((tmp_path / "e/inference" / VALIDATION / "results.json").read_text())
     assert results["images"]["total"] == len(load_dataset(VALIDATION)) > 0

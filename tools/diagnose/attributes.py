@@ -58,22 +58,26 @@ def effects(
         used: attributes of each reason that the segmentor reads. One that stands alone is not left out: without it, its
             class would not be asked for.
     """
-    pairs = list(zip(truth.records, lists, strict=True))
+    for number, ask in _looked_at(segmentor, truth, vocabulary, lists, "attributes"):
+        file, own = truth.records[number]["file_name"], lists[number].reasons
+        with_all = ask.right(own)
+        for index, reason in own.items():
+            for place, attribute in enumerate(reason.attributes[:used]):
+                rest = reason.attributes[:used][:place] + reason.attributes[:used][place + 1 :]
+                if rest:
+                    without = ask.right({**own, index: replace(reason, attributes=rest, source={})})
+                    yield Effect(file, truth.classes[index], attribute, with_all - without, ask.counted)
+
+
+def _looked_at(
+    segmentor: Segmentor, truth: Truth, vocabulary: Vocabulary, lists: Sequence[ImageList], purpose: str
+) -> Iterator[tuple[int, _Asked]]:
+    """Every image that has reasons, by its number, looked at and ready to be asked."""
     with TemporaryDirectory() as folder:
-        for record, one in Bar(pairs, unit="image", desc="attributes"):
-            if one.listed is None:
-                continue
-            label = truth.labels(record)
-            seen = segmentor.look(record["file_name"])
-            ask = _Asked(seen, vocabulary, label, truth.ignore, Path(folder, "image.json"))
-            reasons = {reason.name: reason for reason in one.reasons.values()}
-            whole = ask.right(reasons)
-            for index, reason in one.reasons.items():
-                for place, attribute in enumerate(reason.attributes[:used]):
-                    rest = reason.attributes[:used][:place] + reason.attributes[:used][place + 1 :]
-                    if rest:
-                        without = ask.right({**reasons, reason.name: replace(reason, attributes=rest, source={})})
-                        yield Effect(record["file_name"], truth.classes[index], attribute, whole - without, ask.counted)
+        for number, record in enumerate(Bar(truth.records, unit="image", desc=purpose)):
+            if lists[number].listed is not None:
+                seen, label = segmentor.look(record["file_name"]), truth.labels(record)
+                yield number, _Asked(seen, vocabulary, label, truth.ignore, Path(folder, "image.json"))
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,13 @@ class _Asked:
         """Pixels of the ground truth that count."""
         return int((self.label != self.ignore).sum())
 
-    def labels(self, reasons: Mapping[str, Reason]) -> NDArray[np.integer]:
-        """The label map by these reasons, (H, W) class indices."""
+    def labels(self, reasons: Mapping[int, Reason]) -> NDArray[np.integer]:
+        """The label map by the reasons of these classes, (H, W) class indices."""
         # A file, since reasons given as a mapping are those of a vocabulary, and not of an image.
-        dump_image(ImageTriplet(dict(reasons)), self.file)
+        dump_image(ImageTriplet({reason.name: reason for reason in reasons.values()}), self.file)
         return self.seen.segment(self.vocabulary, self.file).label_map
 
-    def right(self, reasons: Mapping[str, Reason]) -> int:
+    def right(self, reasons: Mapping[int, Reason]) -> int:
         """How many of them get their class by these reasons."""
         return int(((self.labels(reasons) == self.label) & (self.label != self.ignore)).sum())
 
@@ -121,22 +125,13 @@ def attributes_given(
     """
     size, replaced = len(truth.classes), 0
     parts: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
-    with TemporaryDirectory() as folder:
-        pairs = list(zip(truth.records, lists, true_lists, strict=True))
-        for record, own, true in Bar(pairs, unit="image", desc="true attributes"):
-            if own.listed is None:
-                continue
-            label = truth.labels(record)
-            seen = segmentor.look(record["file_name"])
-            ask = _Asked(seen, vocabulary, label, truth.ignore, Path(folder, "image.json"))
-            better = {index: true.reasons.get(index, reason) for index, reason in own.reasons.items()}
-            replaced += sum(better[index].attributes != reason.attributes for index, reason in own.reasons.items())
-            for part, reasons in zip(parts, (own.reasons, better), strict=True):
-                # The true reason under the name that the image's own file has for the class.
-                named = {own.reasons[index].name: reason for index, reason in reasons.items()}
-                renamed = {name: replace(reason, name=name, source={}) for name, reason in named.items()}
-                labels = ask.labels(renamed).clip(min=0)  # what no class claims: class 0, as in an evaluation's arg-max
-                part.append(confusion(labels, label, size, truth.ignore))
+    for number, ask in _looked_at(segmentor, truth, vocabulary, lists, "true attributes"):
+        own, true = lists[number].reasons, true_lists[number].reasons
+        better = {index: true.get(index, reason) for index, reason in own.items()}
+        replaced += sum(better[index].attributes != reason.attributes for index, reason in own.items())
+        for part, reasons in zip(parts, (own, better), strict=True):
+            labels = ask.labels(reasons).clip(min=0)  # what no class claims: class 0, as in an evaluation's arg-max
+            part.append(confusion(labels, ask.label, size, truth.ignore))
     now, then = (whole(count(part)) for part in parts)
     return {"images": len(parts[0]), "replaced": replaced, "adds": {name: then[name] - now[name] for name in now}}
 

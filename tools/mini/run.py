@@ -15,10 +15,10 @@ import torch
 from detectron2.config import CfgNode
 
 from maft.errors import UserError
-from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator, SemanticEvaluator
+from maft.evaluation.evaluators import CombinedEvaluator, Evaluator, PanopticEvaluator
 from maft.evaluation.results import results_folder
 from maft.resources import checkout, mini_weights
-from maft.run import evaluate_config
+from maft.run import evaluate_config, semantic_evaluator
 from maft.weights.seeding import SEEDED
 
 from . import dataset
@@ -82,7 +82,8 @@ def evaluate_methods(
         )
         logger.info("%s: %s", method.name, keys)
         pairs = [word for pair in keys.items() for word in pair]
-        evaluate_config(method.config, pairs, resume=resume, evaluator=_both_tasks if method.panoptic else _class_maps)
+        evaluator = _both_tasks if method.panoptic else semantic_evaluator
+        evaluate_config(method.config, pairs, resume=resume, evaluator=evaluator)
 
 
 def _weights(segmentor: SegmentorName) -> dict[str, str]:
@@ -168,11 +169,5 @@ def _log_to(path: Path) -> None:
 def _both_tasks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
     """One pass of the network serves an evaluator of class maps and one of segments."""
     folder = results_folder(cfg.OUTPUT_DIR, name)
-    kinds = (SemanticEvaluator, PanopticEvaluator)
-    return CombinedEvaluator([kind(name, folder, cfg.TEST.SAVE_PREDICTIONS, records=records) for kind in kinds])
-
-
-def _class_maps(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> Evaluator:
-    """An evaluator of class maps, for a data set that has segments as well."""
-    saved = {"save_predictions": cfg.TEST.SAVE_PREDICTIONS, "save_oracle": cfg.TEST.SAVE_ORACLE}
-    return SemanticEvaluator(name, results_folder(cfg.OUTPUT_DIR, name), records=records, **saved)
+    segments = PanopticEvaluator(name, folder, cfg.TEST.SAVE_PREDICTIONS, records=records)
+    return CombinedEvaluator([semantic_evaluator(cfg, name, records), segments])

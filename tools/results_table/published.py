@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from maft.data.specs import ALIASES
+
 from ..benchmarks import SUITES, Benchmark
 
 ORDER = ("ade847", "pc459", "ade150", "pc59", "voc20")
@@ -42,14 +44,14 @@ def semantic_benchmarks() -> tuple[Benchmark, ...]:
 
 
 MINI_TITLES = {"mini_val_panoptic": "mini", "mini_closed_panoptic": "mini, seen kinds"}
-_UNPUBLISHED = {"openvocab_pascal20b_sem_seg_val": "PAS-20b", "voc_2012_test_background_sem_seg": "PAS-20b"}
+_UNPUBLISHED = {"openvocab_pascal20b_sem_seg_val": "PAS-20b"}
 """Titles of data sets that no README gives a figure of."""
 
 
 def title_of(dataset: str) -> str:
     """What a registered data set is called in tables; its own name where it is no benchmark."""
-    if dataset in _UNPUBLISHED:
-        return _UNPUBLISHED[dataset]
+    if title := _UNPUBLISHED.get(ALIASES.get(dataset, dataset)):
+        return title
     if dataset.startswith("mini_"):
         return MINI_TITLES.get(dataset, dataset)
     benchmarks = (benchmark for suite in SUITES.values() for benchmark in suite.benchmarks)

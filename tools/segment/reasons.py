@@ -9,6 +9,7 @@ from pathlib import Path
 
 from maft.errors import USER_ERRORS, UserError
 from maft.inputs import read_reasons
+from reason.files import user_path
 from reason.shipped import GENERIC
 from reason.triplets import find_image_file, load_generic
 from reason.vocabulary import Vocabulary
@@ -48,7 +49,7 @@ def generic_place(text: str | Path) -> Path:
 
     A path drops the "./" by which a file of that very name is told from the word, so that it is made absolute.
     """
-    path = Path(text).expanduser()
+    path = user_path(str(text))
     return path.absolute() if path == Path(GENERIC) and str(text) != GENERIC else path
 
 
