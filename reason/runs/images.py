@@ -117,13 +117,14 @@ def fitted_size(
     columns, rows = round(width / TOKEN_SIDE), round(height / TOKEN_SIDE)
     least, most = min_pixels / TOKEN_SIDE**2, max_pixels // TOKEN_SIDE**2
     if columns * rows > most:
-        scale = math.sqrt(max_pixels / (width * height)) / TOKEN_SIDE
-        columns, rows = max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+        # Divided in the processor's own order: where a side comes out whole, another order can fall a row short.
+        shrink = math.sqrt(width * height / max_pixels)
+        columns, rows = (max(1, math.floor(side / shrink / TOKEN_SIDE)) for side in (width, height))
         # A strip of one row cannot get any lower: its length alone has to give.
         columns, rows = min(columns, most // rows), min(rows, most // columns)
     elif columns * rows < least:
-        scale = math.sqrt(min_pixels / (width * height)) / TOKEN_SIDE
-        columns, rows = math.ceil(width * scale), math.ceil(height * scale)
+        growth = math.sqrt(min_pixels / (width * height))
+        columns, rows = (math.ceil(side * growth / TOKEN_SIDE) for side in (width, height))
     # Rounding must not push a long strip over the limit that it has just kept.
     columns, rows = min(columns, MAX_ASPECT * rows), min(rows, MAX_ASPECT * columns)
     return columns * TOKEN_SIDE, rows * TOKEN_SIDE
