@@ -29,13 +29,14 @@ SIDE = 256
 """Height and width of an image in pixels."""
 
 IGNORE_LABEL = 255
-_STREAMS = {"train": 1, "val": 2, "clip": 3, "closed": 4}
+_STREAMS = {"train": 1, "val": 2, "clip": 3, "closed": 4, "lmm": 5, "dev": 6}
 _RADIUS = {"small": (29.0, 35.0), "large": (40.0, 48.0)}
 _THINGS = (2, 5)
 _TURN = 0.32
 _OVERLAP = 0.12
 _TRIES = 40
 _CLIP_KNOWN = 0.5
+_LMM_KNOWN = 0.25
 _BESIDE_LOOK_ALIKE = 0.4
 _NOISE = 4.0
 
@@ -105,10 +106,27 @@ def clip_training_scene(seed: int) -> Scene:
 
     Class indices are those of the training vocabulary. A free combination that is a seen kind's counts as that kind.
     """
-    rng = _generator(seed, "clip")
+    return _free_scene(_generator(seed, "clip"), _CLIP_KNOWN)
+
+
+def lmm_training_scene(seed: int) -> Scene:
+    """A scene for the multimodal model: as CLIP's, but with more free combinations.
+
+    So that it reads each attribute for itself: where most things are known kinds, two attributes tell the others.
+    """
+    return _free_scene(_generator(seed, "lmm"), _LMM_KNOWN)
+
+
+def dev_scene(seed: int) -> Scene:
+    """A scene as validation has them, of other seeds: for choices about the multimodal model, never for training."""
+    rng = _generator(seed, "dev")
+    return _render(_choose(rng, (*SEEN, *NEW)), rng, _indices("val"))
+
+
+def _free_scene(rng: np.random.Generator, known: float) -> Scene:
     count = int(rng.integers(*_THINGS))
-    plans = [_clip_plan(rng, thing=True) for _ in range(count)]
-    plans += _distinct([_clip_plan(rng, thing=False) for _ in range(int(rng.integers(1, 3)))])
+    plans = [_free_plan(rng, known, thing=True) for _ in range(count)]
+    plans += _distinct([_free_plan(rng, known, thing=False) for _ in range(int(rng.integers(1, 3)))])
     return _render(plans, rng, _indices("train"))
 
 
@@ -152,8 +170,8 @@ def _plan(rng: np.random.Generator, kind: Kind, color: str | None) -> _Plan:
     return _Plan(kind.thing, kind, _sized(rng, attributes) if kind.thing else attributes)
 
 
-def _clip_plan(rng: np.random.Generator, *, thing: bool) -> _Plan:
-    if rng.random() < _CLIP_KNOWN:
+def _free_plan(rng: np.random.Generator, known_share: float, *, thing: bool) -> _Plan:
+    if rng.random() < known_share:
         known = [kind for kind in SEEN if kind.thing == thing]
         return _plan(rng, known[int(rng.integers(len(known)))], None)
     while True:

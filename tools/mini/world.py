@@ -111,18 +111,17 @@ SEEN: tuple[Kind, ...] = (
 CALLED_BY_SYNONYM = frozenset(("ladybird", "kite", "chest", "moon", "lake"))
 """Seen kinds that the validation vocabulary calls by their synonym."""
 
-_ANY = " ".join(THING_VALUES["color"])
 NEW: tuple[Kind, ...] = (
     _thing("brinzal round red striped stalk"),  # a cherry with stripes
     _thing("tarvok triangular purple plain horns"),  # a robot of another shape
     _thing("mupfel ring-shaped yellow striped none"),  # a wheel of another colour
     _thing("glimkan star-shaped orange dotted legs"),  # a starfish with legs in place of the core
     _thing("sondrup cross-shaped purple striped core"),
-    # Colour free: two that differ in nothing but the colours they have in an image, one that is no ladybird only
-    # because it is not red.
-    _thing("yelvor crescent-shaped - checked horns", colors=_ANY),
-    _thing("zikmon crescent-shaped - checked horns", colors=_ANY),
-    _thing("harplin round - dotted legs", colors=_ANY.removeprefix("red ")),
+    # Colour free: two that differ in nothing but the colours they may have, one that is no ladybird only because it is
+    # not red.
+    _thing("yelvor crescent-shaped - checked horns", colors="red orange yellow"),
+    _thing("zikmon crescent-shaped - checked horns", colors="green blue purple white"),
+    _thing("harplin round - dotted legs", colors="orange yellow green blue purple white"),
     _stuff("flendor green bricks pale"),  # a wall of another colour
     _stuff("kuplax grey pebbles dark"),  # a pavement of another pattern
 )
