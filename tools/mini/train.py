@@ -1,19 +1,24 @@
-"""Trains everything of the mini world, exports it and evaluates it: CLIP, then the segmentor through train_net.py.
+"""Trains everything of the mini world, exports it and evaluates it: CLIP, the segmentors, the multimodal model.
 
     python -m tools.mini.train --seed 0                 into out/mini_train/seed0
     python -m tools.mini.train --model sed --seed 0     SED, from the CLIP that ships, into out/mini_train/sed-seed0
+    python -m tools.mini.train --model lmm --seed 0     the multimodal model, into out/mini_train/lmm-seed0
+    python -m tools.mini.train --model all --seed 0     all of them, one after the other
     python -m tools.mini.train --seed 0 --ship          and the weights into tools/mini/weights, where evaluation looks
     python -m tools.mini.train --seed 0 --resume        go on where a run was interrupted
 
 The output folder gets clip.safetensors, segmentor/ (OUTPUT_DIR of train_net.py), mini.safetensors (all that evaluation
 needs, in half precision) and evaluation/ (results.json, report.html). About 20 minutes of one core. SED's has no
-clip.safetensors and no report; sed-mini.safetensors leaves out what SED does not change of CLIP, its text tower.
+clip.safetensors and no report; sed-mini.safetensors leaves out what SED does not change of CLIP, its text tower. The
+multimodal model is trained in .venv-reason, by tools.mini.lmm.train, and is a folder, model/.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -42,6 +47,9 @@ from .run import run as evaluate
 from .train_clip import Recipe, save_clip, train_clip
 
 CONFIG_TRAIN: Mapping[SegmentorName, str] = {"maft": "configs/mini/train.yaml", "sed": "configs/mini/sed_train.yaml"}
+SHIPPED_LMM = Path(__file__).resolve().parent / "weights" / "lmm"
+"""Where the multimodal model of the repository lies."""
+
 LARGEST: Mapping[SegmentorName, int] = {"maft": 12_000_000, "sed": 4_000_000}
 """Bytes that the shipped weights may have."""
 
@@ -136,6 +144,28 @@ def train_all(options: argparse.Namespace, keys: Sequence[str]) -> None:
         print(f"shipped: {shipped(segmentor)}")
 
 
+def train_lmm(options: argparse.Namespace) -> None:
+    """Train the multimodal model, in the environment that has transformers.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        UserError: there is no such environment, or the training fails.
+    """
+    python = Path(".venv-reason/bin/python")
+    if not python.exists():
+        raise UserError(f"{python}: missing, and the multimodal model is trained there; run bash install.sh reason")
+    output: Path = options.output or Path(f"out/mini_train/lmm-seed{options.seed}")
+    words = ["--seed", str(options.seed), "--output", str(output), *(["--resume"] if options.resume else [])]
+    status = subprocess.run([str(python), "-m", "tools.mini.lmm.train", *words], check=False).returncode
+    if status:
+        raise UserError(f"{output}: training ended with status {status}; what stands above says why")
+    if options.ship:
+        shutil.copytree(output / "model", SHIPPED_LMM, dirs_exist_ok=True)
+        print(f"shipped: {SHIPPED_LMM}")
+
+
 def _claim(output: Path, settings: Mapping[str, object], resume: bool) -> None:
     """Write down what a folder is for, so that two different runs never mix in it."""
     marker = output / "settings.json"
@@ -155,7 +185,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.mini.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=tuple(WEIGHTS), default="maft", help="MAFT+ (default), or SED")
+    parser.add_argument(
+        "--model",
+        choices=(*WEIGHTS, "lmm", "all"),
+        default="maft",
+        help="MAFT+ (default), SED, the multimodal model, or all",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and captions")
     parser.add_argument("--output", type=user_path, help="default: out/mini_train/seed<seed>, or sed-seed<seed>")
     parser.add_argument("--clip-iterations", type=int, default=Recipe.iterations, help="steps of CLIP's training")
@@ -164,7 +199,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words[:cut])
-    return run_command(lambda: train_all(options, words[cut + 1 :]), debug=options.debug)
+    if options.model == "all" and options.output is not None:
+        parser.error("--output: of one model; leave it out with --model all")
+
+    def body() -> None:
+        for model in (*WEIGHTS, "lmm") if options.model == "all" else (options.model,):
+            one = argparse.Namespace(**{**vars(options), "model": model})
+            if model == "lmm":
+                train_lmm(one)
+            else:
+                train_all(one, words[cut + 1 :])
+
+    return run_command(body, debug=options.debug)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     .venv-reason/bin/python -m tools.mini.lmm.train --seed 0              into out/mini_train/lmm-seed0
     .venv-reason/bin/python -m tools.mini.lmm.train --seed 0 --resume     go on where a run was interrupted
 
-First the vision tower alone learns to tell, of every image token, what is there; then all learns to speak: of images what
-they look like, of imagined worlds what that is called (docs/mini_lmm.md). The folder gets metrics.jsonl, checkpoint.pt and
-model/.
+First the vision tower alone learns to tell, of every image token, what is there; then all learns to speak: of images
+what they look like, of imagined worlds what that is called (docs/mini_lmm.md). The folder gets metrics.jsonl,
+checkpoint.pt and model/. About 70 minutes of two cores that have AMX; others take several times that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from maft.errors import UserError, run_command, run_process
+from maft.files import user_path
 from reason.bars import Bar
-from reason.errors import ReasonError
 
 from .answering import look_figures
 from .examples import Scribe
@@ -38,6 +38,12 @@ from .training import HEAD_BIAS, HEAD_WEIGHT, Mixture, Step, head_count
 from .weights import export, new_weights
 
 logger = logging.getLogger(__name__)
+
+_RECORD, _LOOK, _SAVE = 20, 200, 100
+"""Steps between records of the losses, looks at the images for choices, and checkpoints."""
+
+_DEV = 80
+"""How many images for choices are looked at."""
 
 SIGHT = Mixture(images=32, talks=0, definitions=0, whole_prompt=0.0)
 
@@ -50,27 +56,31 @@ class Recipe:
         seed: of weights, and of what every step shows; the images are always the same.
         pictures: different images.
         sight_steps, steps: of the vision tower alone, and of all.
+        images, talks, definitions: what a step of all shows a process, see `Mixture`.
         matrices: learning rate of matrices (Muon).
         others: of embeddings, biases and norms (AdamW).
         warmup: steps at the start of either part.
         decay: last part of all steps over which the rates fall to zero.
         late: last part of all steps in which the system turn of run time is frequent.
+        whole_early, whole_late: how often it is shown before and then; else the list of classes alone.
+        shape: sizes of the network that are not `Shape`'s own.
     """
 
     seed: int = 0
     pictures: int = 16000
     sight_steps: int = 400
-    steps: int = 1600
+    steps: int = 1400
     images: int = 24
     talks: int = 6
     definitions: int = 3
     matrices: float = 0.015
     others: float = 1.5e-3
     warmup: int = 50
-    decay: float = 0.5
-    late: float = 0.4
+    decay: float = 0.6
+    late: float = 0.715
     whole_early: float = 0.05
-    whole_late: float = 0.3
+    whole_late: float = 0.35
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
     def rate(self, step: int) -> float:
         """Factor on the learning rates at a step."""
@@ -95,10 +105,10 @@ class Trainer:
         self.recipe, self.output, self.rank, self.processes = recipe, output, rank, processes
         self.tokenizer = build_tokenizer()
         self.scribe = Scribe(self.tokenizer)
-        self.shape = Shape(len(self.tokenizer))
+        self.shape = Shape(len(self.tokenizer), **recipe.shape)
         folder = output.parent / "lmm_pictures"
         self.pictures = training_pictures(folder, recipe.pictures)
-        self.dev = dev_pictures(folder, 80) if rank == 0 else None
+        self.dev = dev_pictures(folder, _DEV) if rank == 0 and recipe.steps >= _LOOK else None
         torch.manual_seed(recipe.seed)
         self.weights = {name: tensor.requires_grad_() for name, tensor in self._fresh().items()}
         matrices = [tensor for name, tensor in self.weights.items() if _is_matrix(name, tensor)]
@@ -109,29 +119,27 @@ class Trainer:
         ]
         self.step = 0
 
-    def run(self) -> None:
-        """All steps from where it stands."""
-        total = self.recipe.sight_steps + self.recipe.steps
-        began, record = time.perf_counter(), (self.output / "metrics.jsonl").open("a", encoding="utf-8")
-        sums: dict[str, float] = {}
-        for self.step in Bar(
-            range(self.step, total), desc="training", initial=self.step, total=total, disable=self.rank > 0
-        ):
-            parts = self._one(self.step)
+    def run(self, until: int) -> None:
+        """The steps from where it stands to `until`."""
+        began, total = time.perf_counter(), self.recipe.sight_steps + self.recipe.steps
+        steps, sums, since = range(self.step, until), dict[str, float](), self.step
+        for step in Bar(steps, desc="training", initial=self.step, total=total, disable=self.rank > 0):
+            parts = self._one(step)
+            if self.rank > 0:
+                continue
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-            done = self.step + 1
-            if self.rank == 0 and done % 20 == 0:
-                row = {"step": done, "seconds": round(time.perf_counter() - began, 1)}
-                row |= {name: round(value / 20, 4) for name, value in sums.items()}
-                sums = {}
-                if done % 200 == 0 and done > self.recipe.sight_steps:
-                    row["dev"] = self.figures(whole=done % 400 == 0)
-                record.write(json.dumps(row) + "\n")
-                record.flush()
-            if self.rank == 0 and (done % 100 == 0 or done == total):
+            done = step + 1
+            if done % _RECORD == 0 or done == until:
+                row: dict[str, Any] = {"step": done, "seconds": round(time.perf_counter() - began, 1)}
+                row |= {name: round(value / (done - since), 4) for name, value in sums.items()}
+                if self.dev is not None and done % _LOOK == 0 and done > self.recipe.sight_steps:
+                    row["dev"] = self.figures()
+                with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as record:
+                    record.write(json.dumps(row) + "\n")
+                sums, since = {}, done
+            if done % _SAVE == 0 or done == until:
                 self.save(done)
-        record.close()
 
     def _one(self, step: int) -> dict[str, float]:
         recipe = self.recipe
@@ -161,11 +169,11 @@ class Trainer:
         for tensor, grad in zip(owned, flat.split([tensor.numel() for tensor in owned]), strict=True):
             tensor.grad = grad.view_as(tensor)
 
-    def figures(self, *, whole: bool) -> dict[str, float]:
-        """How good its descriptions of images like those of validation are."""
+    def figures(self) -> dict[str, float]:
+        """How good its descriptions of images like those of validation are, with the system turn of run time."""
         assert self.dev is not None
         cast = {name: tensor.detach().to(torch.bfloat16) for name, tensor in self.weights.items()}
-        figures = look_figures(cast, self.shape, self.scribe, self.tokenizer, self.dev, whole=whole)
+        figures = look_figures(cast, self.shape, self.scribe, self.tokenizer, self.dev, whole=True)
         return {name: round(value, 3) for name, value in figures.items()}
 
     def _fresh(self) -> dict[str, Tensor]:
@@ -201,7 +209,7 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
 
 
-def _work(rank: int, processes: int, recipe: Recipe, output: Path, address: str, resume: bool) -> None:
+def _work(rank: int, processes: int, recipe: Recipe, output: Path, address: str, resume: bool, until: int) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if processes > 1:
@@ -209,15 +217,15 @@ def _work(rank: int, processes: int, recipe: Recipe, output: Path, address: str,
     trainer = Trainer(recipe, output, rank, processes)
     if resume:
         trainer.load()
-    trainer.run()
-    if rank == 0:
+    trainer.run(until)
+    if rank == 0 and until == recipe.sight_steps + recipe.steps:
         kept = {name: tensor.detach() for name, tensor in trainer.weights.items() if not name.startswith("heads.")}
         export(kept, trainer.shape, trainer.tokenizer, output / "model")
     if processes > 1:
         dist.destroy_process_group()
 
 
-def train(recipe: Recipe, output: Path, *, processes: int = 2, resume: bool = False) -> None:
+def train(recipe: Recipe, output: Path, *, processes: int = 2, resume: bool = False, until: int | None = None) -> None:
     """Train into a folder.
 
     Args:
@@ -225,39 +233,51 @@ def train(recipe: Recipe, output: Path, *, processes: int = 2, resume: bool = Fa
         output: the folder; images lie beside it.
         processes: how many work side by side, a thread each.
         resume: go on from its checkpoint.
+        until: stop after this step; None: after the last one, when the model is written.
 
     Raises:
-        ReasonError: it holds a run already, another one, or none to go on with.
+        UserError: it holds a run already, another one, or none to go on with.
     """
     checkpoint = output / "checkpoint.pt"
     if checkpoint.is_file() and not resume:
-        raise ReasonError(f"{output}: holds a training already; add --resume to go on, or choose another --output")
+        raise UserError(f"{output}: holds a training already; add --resume to go on, or choose another --output")
     if checkpoint.is_file() and torch.load(checkpoint, weights_only=True)["recipe"] != asdict(recipe):
-        raise ReasonError(f"{output}: holds a training with other settings; choose another --output")
+        raise UserError(f"{output}: holds a training with other settings; choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     training_pictures(output.parent / "lmm_pictures", recipe.pictures)
-    dev_pictures(output.parent / "lmm_pictures", 80)
+    if recipe.steps >= _LOOK:
+        dev_pictures(output.parent / "lmm_pictures", _DEV)
+    last = recipe.sight_steps + recipe.steps
     address = f"file://{(output / f'meeting-{time.time_ns()}').resolve()}"
-    work: tuple[Any, ...] = (processes, recipe, output, address, resume and checkpoint.is_file())
+    work: tuple[Any, ...] = (processes, recipe, output, address, checkpoint.is_file(), until or last)
     mp.start_processes(_work, work, nprocs=processes, start_method="spawn")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sight-steps", type=int, default=Recipe.sight_steps)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--pictures", type=int, default=Recipe.pictures)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--resume", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.mini.lmm.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and of what each step shows (default: 0)")
+    parser.add_argument("--sight-steps", type=int, default=Recipe.sight_steps, help="steps of the vision tower alone")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of all (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=Recipe.pictures, help="different images (default: %(default)s)")
+    parser.add_argument("--output", type=user_path, help="default: out/mini_train/lmm-seed<seed>")
+    parser.add_argument("--processes", type=int, default=2, help="side by side, a thread each (default: 2)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)
+    numbers = (options.sight_steps, options.steps, options.pictures, options.processes)
+    if min(numbers) < 1:
+        parser.error("steps, pictures and processes: at least 1 is needed")
     recipe = Recipe(seed=options.seed, pictures=options.pictures, sight_steps=options.sight_steps, steps=options.steps)
-    output = options.output or Path(f"out/mini_train/lmm-seed{options.seed}")
-    train(recipe, output, processes=options.processes, resume=options.resume)
-    return 0
+    output: Path = options.output or Path(f"out/mini_train/lmm-seed{options.seed}")
+    return run_command(
+        lambda: train(recipe, output, processes=options.processes, resume=options.resume), debug=options.debug
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)
