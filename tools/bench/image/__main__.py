@@ -3,6 +3,7 @@
     python -m tools.bench.image                                         base, 800 pixels, a few minutes
     python -m tools.bench.image --models base sed-base --vocabularies 59 847 --device cuda
     python -m tools.bench.image --alternatives float32 torch.compile --json out/image.json
+    python -m tools.bench.image --reference ../OpenSeg-R-reference      beside a clone of Hanzy1996/OpenSeg-R
 
 Random weights and text features: they change no time. The alternatives of a stage (float32, bfloat16, deformable
 attention fused, compiled and in plain PyTorch, torch.compile) take turns in one run, so that a busy machine slows
@@ -36,6 +37,7 @@ from maft.weights.seeding import seed_module
 from reason.files import user_path, write_text
 from reason.vocabulary import Vocabulary, load_vocabulary
 
+from . import reference
 from .measure import Clock, costs, machine_peaks, peak_memory
 from .stages import (
     ALTERNATIVES,
@@ -133,7 +135,11 @@ def measure_model(name: str, options: argparse.Namespace, photograph: Path) -> d
     for _ in range(options.rounds + 1):
         image = clock.time("reading", lambda: read(photograph, sizes))
     vocabularies = cut_to(options.vocabularies, load_vocabulary)
+    beside = {}
+    if options.reference is not None:  # first: its errors should not take minutes to come
+        beside["reference"] = reference.compare(network, image.to(device), options.reference, name, options.rounds)
     return {
+        **beside,
         "image": list(image.shape[-2:]),
         "reading": clock.summary(warm_up=1)["reading"],
         "network": measure_network(network, image, options.rounds, options.alternatives),
@@ -172,6 +178,8 @@ def tables(report: dict[str, Any]) -> str:
         ]
         headers = ["classes", "asked by", "text", "classes", "assembly", "metric", "peak MiB"]
         lines.append(tabulate(rows, headers=headers, tablefmt="github"))
+        if "reference" in model:
+            lines.append("\n" + reference.table(model["reference"]))
     return "\n".join(lines)
 
 
@@ -193,6 +201,8 @@ def main(words: Sequence[str] | None = None) -> int:
         device = torch.device(options.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: no GPU here; leave it out")
+        if options.reference is not None:
+            reference.check_clone(options.reference, options.models)
         with tempfile.TemporaryDirectory() as folder:
             photograph = options.image or _photograph(Path(folder))
             report: dict[str, Any] = {
@@ -238,6 +248,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         default=ALTERNATIVES[:-1],
         choices=ALTERNATIVES,
         help="default: all but torch.compile, which takes minutes to begin",
+    )
+    parser.add_argument(
+        "--reference",
+        type=user_path,
+        metavar="DIR",
+        help="time a clone of Hanzy1996/OpenSeg-R in the same run (docs/performance.md says what it needs)",
     )
     parser.add_argument("--image", type=user_path, help="a photograph of your own")
     parser.add_argument("--json", type=user_path, help="write the figures to this file")
