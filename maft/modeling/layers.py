@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-_TEMPERATURE = 10000.0
-_EPSILON = 1e-6
-
-
-def sine_positions(height: int, width: int, features: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sine position encoding of a grid, as in DETR ("Attention is all you need", carried over to two axes).
-
-    A cell's row and column, counted from 1 and scaled so that the last is 2 pi, are each turned into `features`
-    numbers: sine and cosine in turn, at wavelengths that rise geometrically.
-
-    Args:
-        height, width: size of the grid in cells.
-        features: numbers an axis, even.
-        device: where the result lies.
-
-    Returns:
-        (2 * features, height, width) float32: the row's numbers, then the column's.
-    """
-    exponent = torch.arange(0, features, 2, dtype=torch.float32, device=device) / features
-    wavelengths = _TEMPERATURE**exponent
-
-    def encode(cells: int) -> Tensor:
-        steps = torch.arange(1, cells + 1, dtype=torch.float32, device=device)
-        angles = (steps / (cells + _EPSILON) * (2 * math.pi))[:, None] / wavelengths
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
-
-    rows = encode(height).T[:, :, None].expand(-1, -1, width)
-    columns = encode(width).T[:, None, :].expand(-1, height, -1)
-    return torch.cat((rows, columns))
 
 
 class MLP(nn.Module):

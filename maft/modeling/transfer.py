@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import sine_positions
+from .grids import sine_positions
 
 
 class RowImageAttention(nn.Module):

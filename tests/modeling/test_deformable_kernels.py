@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maft.errors import UserError
-from maft.modeling.pixel_decoder.msdeformattn import cell_centres
+from maft.modeling.grids import cell_centres
 from maft.modeling.pixel_decoder.ops import (
     MSDeformAttn,
     active_backend,

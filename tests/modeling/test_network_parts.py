@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from maft.modeling.backbone import build_clip
 from maft.modeling.classify import class_log_scores, row_logits
-from maft.modeling.layers import MLP, NormedConv, mask_pool, sine_positions
-from maft.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder, cell_centres
+from maft.modeling.grids import cell_centres, sine_positions
+from maft.modeling.layers import MLP, NormedConv, mask_pool
+from maft.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 from maft.modeling.transfer import ContentDependentTransfer
 from maft.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 

@@ -17,7 +17,8 @@ from maft.data import InferenceMapper
 from maft.evaluation.metrics import confusion_matrix, semantic_scores
 from maft.meta_arch import build_network
 from maft.modeling.classify import row_logits
-from maft.modeling.layers import mask_pool, sine_positions
+from maft.modeling.grids import sine_positions
+from maft.modeling.layers import mask_pool
 from maft.modeling.pixel_decoder.ops import ms_deform_attn
 from maft.text.encoder import load_text_encoder
 from maft.weights.seeding import SEEDED

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import NormedConv, sine_positions
+from ..grids import cell_centres, sine_positions
+from ..layers import NormedConv
 from .ops import MSDeformAttn
 
 
@@ -75,16 +76,6 @@ class DeformableEncoder(nn.Module):
         x = self.encoder(x, torch.cat(positions), reference, shapes)
         parts = x.split([height * columns for height, columns in shapes], dim=1)
         return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def cell_centres(shapes: Sequence[tuple[int, int]], device: torch.device | str = "cpu") -> Tensor:
-    """(S, 2) float32 centres of the cells of all levels in a row, as (x, y) in [0, 1] of the padded image."""
-    centres = []
-    for height, width in shapes:
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        centres.append(torch.cartesian_prod(y, x).flip(-1))
-    return torch.cat(centres)
 
 
 class MSDeformAttnPixelDecoder(nn.Module):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import MLP, mask_pool, sine_positions
+from ..grids import sine_positions
+from ..layers import MLP, mask_pool
 
 
 @dataclass(frozen=True)
