@@ -41,7 +41,7 @@ from maft.training.events import Events, Shown
 from maft.training.log import flat_metrics
 from maft.training.loop import train
 from maft.weights.clip import check_file
-from maft.weights.loading import load_for_evaluation
+from maft.weights.loading import build_for_evaluation
 from maft.weights.saving import FINAL
 from reason.interrupts import STATUS, deaf_children
 
@@ -70,12 +70,12 @@ def run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maft")
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="reason")
     say_vocabularies(cfg, *(("TEST",) if arguments.eval_only else ("TRAIN", "TEST")))
-    model = build_network(cfg, training=not arguments.eval_only)
     if arguments.eval_only:
-        load_for_evaluation(model, cfg.MODEL.WEIGHTS)
+        model = build_for_evaluation(partial(build_network, cfg), cfg.MODEL.WEIGHTS)
         show(evaluate_all(cfg, model, arguments.config_file, resume=arguments.resume))
         return
 
+    model = build_network(cfg, training=True)
     events = Events(cfg.OUTPUT_DIR, cfg.SOLVER.WANDB_PROJECT, cfg.dump())
     evaluate = partial(evaluate_now, cfg, arguments.config_file, model, events) if cfg.DATASETS.TEST else None
     try:

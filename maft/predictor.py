@@ -33,7 +33,7 @@ from maft.text.prompts import MODES
 from maft.text.rows import Origin
 from maft.text.source import Fold, Sentences, Synonyms
 from maft.text.tokens import describe_cut, describe_doubles, doubles
-from maft.weights.loading import load_for_evaluation
+from maft.weights.loading import build_for_evaluation
 from reason.triplets import Reason
 from reason.vocabulary import Vocabulary
 
@@ -94,9 +94,13 @@ def load_segmentor(
         clip = mini_weights()
     if weights is None and name in build.MODELS:
         raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
-    network = build.build_network(name, **({} if clip is None else {"clip_weights": os.path.expanduser(clip)}))
-    network.text_fold(attributes=attributes, mode=mode, design=design)  # a design that cannot be, before the weights
-    load_for_evaluation(network, os.path.expanduser(weights or ""))
+
+    def built() -> SegmentingNetwork[Any, Any, Any]:
+        made = build.build_network(name, **({} if clip is None else {"clip_weights": os.path.expanduser(clip)}))
+        made.text_fold(attributes=attributes, mode=mode, design=design)  # a design that cannot be, before the weights
+        return made
+
+    network = build_for_evaluation(built, os.path.expanduser(weights or ""))
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         network = network.to(torch.device(chosen))

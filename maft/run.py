@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from maft.meta_arch import MAFT_Plus, build_network
 from maft.meta_arch.parts import reason_settings
 from maft.meta_arch.vocabularies import registered_vocabulary
 from maft.modeling.pixel_decoder.ops import active_backend
-from maft.weights.loading import load_for_evaluation
+from maft.weights.loading import build_for_evaluation
 from maft.weights.seeding import SEEDED
 from reason.datasetfile import DatasetFile, is_dataset_file
 from reason.shipped import GENERIC, NOT_THE_PAPERS, is_shipped, shipped_folder
@@ -76,8 +76,7 @@ def evaluate_config(
     check_inputs(cfg)
     cfg.freeze()
     say_vocabularies(cfg, "TEST")
-    model = build_network(cfg)
-    load_for_evaluation(model, cfg.MODEL.WEIGHTS)
+    model = build_for_evaluation(partial(build_network, cfg), cfg.MODEL.WEIGHTS)
     return evaluate_all(cfg, model, config_file, resume=resume, evaluator=evaluator)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -12,8 +13,11 @@ from maft.modeling.network import Network
 from maft.weights.checkpoint import load_model_weights, load_weights, misfit, without
 from maft.weights.clip import entries_left_out, find_clip_weights, load_clip
 from maft.weights.seeding import SEEDED
+from maft.weights.undrawn import build_and_fill
 
 logger = logging.getLogger(__name__)
+
+NetworkT = TypeVar("NetworkT", bound=Network)
 
 _CLASSES = "criterion.empty_weight"
 """The one entry of MAFT+ whose length follows the training classes: weights of the loss, constant, not learnt."""
@@ -37,6 +41,19 @@ def load_for_evaluation(model: Network, weights: str) -> None:
         load_model_weights(model, weights, model.weights_key)
     else:
         _load_checkpoint(model, weights)
+
+
+def build_for_evaluation(build: Callable[[], NetworkT], weights: str) -> NetworkT:
+    """A network filled from a checkpoint, see `load_for_evaluation`; random initial values are not drawn.
+
+    Args:
+        build: makes the network.
+        weights: a path, or "seeded".
+
+    Raises:
+        UserError: see `load_for_evaluation`.
+    """
+    return build_and_fill(build, lambda network: load_for_evaluation(network, weights))
 
 
 def load_for_training(model: Network, weights: str) -> None:

@@ -17,6 +17,7 @@ from maft.modeling.backbone import build_clip
 from maft.modeling.maft_plus import MAFTPlus
 from maft.resources import config_file
 from maft.weights.checkpoint import load_weights, misfit, without
+from maft.weights.undrawn import Undrawn
 
 from .catalogue import Checkpoint, Weights
 
@@ -52,18 +53,20 @@ class Identified:
 
 @cache
 def expected_entries(weights: Weights) -> Mapping[str, Tensor]:
-    """Name -> tensor without memory (meta device), of the model that the weights are for. Takes some seconds a model.
+    """Name -> tensor without memory (meta device), of the model that the weights are for. Takes about a second a model.
 
     Raises:
         UserError: the model cannot be built.
     """
     if isinstance(weights, Checkpoint):
         options = ["MODEL.DEVICE", "cpu", "MODEL.REASON.BANK_DIR", ""]
-        model = build_network(build_config(str(config_file(weights.config)), options))
+        with Undrawn():
+            model = build_network(build_config(str(config_file(weights.config)), options))
         state = without(model.state_dict(), model.teacher_prefix)
     else:
         try:
-            state = build_clip(weights.architecture).state_dict()
+            with Undrawn():
+                state = build_clip(weights.architecture).state_dict()
         except ValueError as error:
             raise UserError(f"{weights.name}: {error}") from error
     return {name: value.to("meta") for name, value in state.items()}

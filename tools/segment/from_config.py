@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -15,7 +16,7 @@ from maft.meta_arch.parts import reason_settings
 from maft.predictor import Segmentor
 from maft.run import check_weights, choose_device
 from maft.text.rows import RowFold
-from maft.weights.loading import load_for_evaluation
+from maft.weights.loading import build_for_evaluation
 
 from .model import Choice, model_name, warn_semantic, with_results
 from .reasons import Places, generic_place
@@ -89,8 +90,7 @@ def _places(cfg: CfgNode) -> Places:
 def _segmentor(cfg: CfgNode) -> Segmentor:
     mapper = InferenceMapper.from_config(cfg)
     settings = reason_settings(cfg, reasons=False)
-    network = build_network(cfg)
-    load_for_evaluation(network, cfg.MODEL.WEIGHTS)
+    network = build_for_evaluation(partial(build_network, cfg), cfg.MODEL.WEIGHTS)
     fold = None
     if isinstance(network, MAFT_Plus):  # SED's weights are made for templates of its own
         fold = RowFold(templates=settings.templates, mode=settings.mode, num_des=settings.num_des)
