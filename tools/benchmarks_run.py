@@ -6,6 +6,7 @@
     python -m tools.run_benchmarks base --model sed         OpenSeg-R with SED
     python -m tools.run_benchmarks pano -- TEST.BATCH_SIZE 4
     python -m tools.run_benchmarks base mini                the drawn world that ships with the repository
+    python -m tools.run_benchmarks base mini --reason       the same, its reasons made anew by its own model under vLLM
 
 What is missing is listed first, for every chosen benchmark; the rest still runs. A benchmark that was interrupted goes
 on where it stopped. Exit status: 0 everything chosen ran; 1 a run failed; 2 something chosen could not be started.
@@ -63,6 +64,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
     parser.add_argument("--model", choices=("maft", "sed"), default="maft", help="the network: MAFT+ or SED")
     parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="default: all but mini")
     parser.add_argument("--names-only", action="store_true", help="the plain network: class names, no reasons")
+    parser.add_argument("--reason", action="store_true", help="of mini: make the reasons anew, under vLLM")
     parser.add_argument("--num-gpus", type=int, help="default: all there are; without one, the CPU")
     parser.add_argument("--resume", action="store_true", help="reuse finished evaluations, too")
     parser.add_argument("--list", action="store_true", help="only list what would run and what is missing")
@@ -132,17 +134,17 @@ def train_net_command(entry: Plan, num_gpus: int, resume: bool) -> list[str]:
     return words
 
 
-def mini_command(entry: Plan, resume: bool) -> list[str]:
+def mini_command(entry: Plan, resume: bool, reason: bool = False) -> list[str]:
     """The command line that evaluates the drawn world in every way, and writes its report."""
     words = [sys.executable, "-m", f"{__package__}.mini", "evaluate", "--output", str(entry.output)]
-    words += ["--resume"] if resume else []
+    words += [*(["--resume"] if resume else []), *(["--reason"] if reason else [])]
     return [*words, "--", *(word for pair in entry.keys.items() for word in pair)]
 
 
-def run_one(entry: Plan, num_gpus: int, resume: bool) -> int:
+def run_one(entry: Plan, num_gpus: int, resume: bool, reason: bool = False) -> int:
     """Run one benchmark and return the exit status of its evaluation."""
     if entry.benchmark.name == MINI:
-        return _wait_for(mini_command(entry, resume))
+        return _wait_for(mini_command(entry, resume, reason))
     command = train_net_command(entry, num_gpus, resume)
     print(f"== {entry.benchmark.name}: {shlex.join(command[1:])}", flush=True)
     return _wait_for(command)
@@ -193,6 +195,8 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         plan(suite, benchmark, names_only=options.names_only, overrides=overrides)
         for benchmark in choose(suite, options.benchmarks)
     ]
+    if options.reason and MINI not in options.benchmarks:
+        raise UserError("--reason: of mini alone; for other benchmarks see python -m reason image --help")
     names_only = " --names-only" if options.names_only else ""
     list_plans(plans, f"bash {suite.script}{names_only}")
     ready = [entry for entry in plans if entry.can_run]
@@ -208,7 +212,7 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     try:
         for entry in ready:
             started = time.monotonic()
-            statuses[entry.benchmark.name] = run_one(entry, max(num_gpus, 1), options.resume)
+            statuses[entry.benchmark.name] = run_one(entry, max(num_gpus, 1), options.resume, options.reason)
             seconds[entry.benchmark.name] = time.monotonic() - started
     except (KeyboardInterrupt, Terminated) as stop:
         print("\ninterrupted; the same command goes on where it stopped")

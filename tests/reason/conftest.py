@@ -115,6 +115,36 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mini_model(environment: None) -> Path:
+    """Folder of the model that was trained to reason about the mini world, as it ships."""
+    return HERE.parents[1] / "tools" / "mini" / "weights" / "lmm"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with twelve drawn images like those of validation, of other seeds: scene_<seed>.png."""
+    from PIL import Image
+
+    from tools.mini.scenes import dev_scene
+
+    folder = tmp_path_factory.mktemp("drawn")
+    for seed in range(1000, 1012):
+        Image.fromarray(dev_scene(seed).image).save(folder / f"scene_{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The validation vocabulary of the mini world as a file."""
+    from reason.vocabulary import dump_vocabulary
+    from tools.mini.world import vocabulary
+
+    path = tmp_path_factory.mktemp("classes") / "mini.json"
+    dump_vocabulary(vocabulary("val"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def vllm_engine(tiny_model: Path) -> Iterator[VllmEngine]:
     """vLLM with the tiny model, in this process."""
     from reason.engines.interface import EngineOptions

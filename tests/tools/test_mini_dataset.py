@@ -17,9 +17,10 @@ from reason.jsonfile import read_json
 from reason.triplets import load_generic, load_image
 from reason.vocabulary import load_vocabulary
 from tools.mini import dataset
-from tools.mini.dataset import REASON_DATA, SPLITS, Layout, prepare, register
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS, observe_classes, observe_scene
+from tools.mini.dataset import LIST_ONLY, MODEL, REASON_DATA, SPLITS, Layout, prepare, register
+from tools.mini.observer import LEVELS, observe_classes, observe_scene
 from tools.mini.scenes import render_scene
+from tools.mini.shipped_reasons import shipped_generic, shipped_images
 from tools.mini.world import VAL_CLASSES, class_groups, vocabulary
 
 PICTURES = {"train": 4, "val": 6, "closed": 3}
@@ -37,6 +38,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_what_is_written_is_what_was_drawn_and_observed(root: Path) -> None:
+    shipped = shipped_images()[1]
     for split in dataset.SPLITS:
         layout = Layout(root, split)
         assert load_vocabulary(layout.vocabulary) == vocabulary(split)
@@ -49,9 +51,15 @@ def test_what_is_written_is_what_was_drawn_and_observed(root: Path) -> None:
             assert np.array_equal(np.asarray(Image.open(layout.panoptic / name))[..., 0], scene.panoptic)
             assert [info["id"] for info in annotation["segments_info"]] == [segment.id for segment in scene.segments]
             if split == "val":
+                stem = Path(name).stem
+                model = load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json")
+                assert model == shipped[stem] and model.extra["description"] and model.extra["candidates"] is not None
+                listed = load_image(layout.reason_dir(LIST_ONLY) / REASON_DATA / f"{stem}.json")
+                assert listed.reasons == {key: shipped_generic()[key] for key in model.reasons}
                 for level, rates in LEVELS.items():
                     written = load_image(layout.reason_dir(level) / REASON_DATA / f"{Path(name).stem}.json")
                     assert written.reasons == observe_scene(scene, VAL_CLASSES, rates, number).reasons
+    assert load_generic(Layout(root, "val").generic_reason()) == shipped_generic()
     for level, rates in LEVELS.items():
         assert load_generic(Layout(root, "val").generic_reason(level)) == observe_classes(VAL_CLASSES, rates)
 
@@ -120,4 +128,4 @@ def test_registered_data_sets_give_records_with_labels_and_groups(
         for record in panoptic:
             assert all(info["isthing"] == (info["category_id"] in things) for info in record["segments_info"])
     layout = Layout(tmp_path, "val")
-    assert layout.reason_dir() == layout.folder / "image_reason" / DEFAULT_LEVEL
+    assert layout.reason_dir() == layout.folder / "image_reason" / MODEL

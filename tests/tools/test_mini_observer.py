@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reason.triplets import Reason, image_document, parse_image
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS, Rates, observe_classes, observe_scene
+from tools.mini.observer import LEVELS, Rates, observe_classes, observe_scene
 from tools.mini.scenes import Scene, render_scene
 from tools.mini.world import VAL_CLASSES, look_alike, reason_phrases, values_of
 
@@ -123,5 +123,5 @@ def test_generic_observer_misnames_at_the_stated_rate() -> None:
 
 
 def test_levels_are_named_after_their_rates() -> None:
-    assert LEVELS[DEFAULT_LEVEL] == Rates(0.1, 0.1, 0.1)
+    assert LEVELS["observer-10"] == Rates(0.1, 0.1, 0.1)
     assert [rates.miss for rates in LEVELS.values()] == [0, 0.1, 0.2, 0.3]

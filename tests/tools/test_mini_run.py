@@ -19,9 +19,9 @@ from maft.weights.seeding import SEEDED
 from reason.jsonfile import read_json
 from tools.mini import dataset, sed_designs
 from tools.mini.__main__ import main
-from tools.mini.dataset import LIST_ONLY, Layout
+from tools.mini.dataset import LIST_ONLY, MODEL, Layout
 from tools.mini.methods import main_methods, sed_methods
-from tools.mini.observer import DEFAULT_LEVEL, LEVELS
+from tools.mini.observer import LEVELS
 from tools.mini.report import SWEEP_FILE
 from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.train import shipped
@@ -80,9 +80,11 @@ def test_one_command_leaves_figures_and_report_and_equals_train_net(
     text = (output / "report.html").read_text(encoding="utf-8")
     assert "random stand-ins" in text
     rows = {(row["reasons"], row["observer"]): row["scores"] for row in read_json(output / SWEEP_FILE)["rows"]}
-    assert rows.keys() == {(kind, level) for kind in ("generic", "image") for level in LEVELS} | {("image", LIST_ONLY)}
+    assert rows.keys() == {(kind, who) for kind in ("generic", "image") for who in (MODEL, *LEVELS)} | {
+        ("image", LIST_ONLY)
+    }
     for kind in ("generic", "image"):
-        assert rows[kind, DEFAULT_LEVEL] == scores_of(read_evaluation(output / kind))
+        assert rows[kind, MODEL] == scores_of(read_evaluation(output / kind))
         assert text.count(f" errors: {kind} reasons</td>") == len(LEVELS)
     assert rows["image", LIST_ONLY] == scores_of(read_evaluation(output / "sweep" / f"image@{LIST_ONLY}"))
 

@@ -1,10 +1,12 @@
 """The mini world: `prepare` draws it, `evaluate` runs every method on it, `report` writes the page again,
-`figure` draws one image's comparison.
+`ship-reasons` keeps the model's reasons in the repository, `figure` draws one image's comparison.
 
 python -m tools.mini evaluate                       what bash eval_reason_base.sh mini calls
 python -m tools.mini evaluate --model sed           SED alone
-python -m tools.mini evaluate --observer-sweep      with other observers, too
+python -m tools.mini evaluate --reason              reasons made anew by the model, under vLLM
+python -m tools.mini evaluate --observer-sweep      what if the reasons were better or worse
 python -m tools.mini evaluate -- MODEL.WEIGHTS mine.pth
+python -m tools.mini reasoning                       how well its model reasons, and what its errors cost
 python -m tools.mini sed-designs                    SED's ways to use several attributes, compared
 """
 
@@ -47,7 +49,17 @@ def main(words: Sequence[str] | None = None) -> int:
                 resume=options.resume,
                 sweep=options.observer_sweep,
                 segmentor=options.model,
+                reason=options.reason,
             )
+        elif options.command == "reasoning":
+            from .reasoning import reasoning
+
+            layout = Layout(prepare(splits=("val",))["val"].root, "val", options.reasons)
+            reasoning(layout, options.output, segment=not options.no_segmentor, resume=options.resume)
+        elif options.command == "ship-reasons":
+            from .shipped_reasons import pack
+
+            print(pack(options.folder / "image" / "mini", options.folder / "generic.json"))
         elif options.command == "sed-designs":
             from .sed_designs import compare_designs
 
@@ -81,7 +93,25 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--model", choices=("maft", "sed"), help="MAFT+ or SED alone (default: both; MAFT+ if MODEL.WEIGHTS is given)"
     )
-    evaluate.add_argument("--observer-sweep", action="store_true", help="also evaluate with other observers")
+    evaluate.add_argument(
+        "--reason", action="store_true", help="let the model write the reasons anew, under vLLM, in .venv-reason"
+    )
+    evaluate.add_argument(
+        "--observer-sweep", action="store_true", help="also evaluate with simulated reasons of stated error rates"
+    )
+    judged = commands.add_parser(
+        "reasoning", parents=[common], help="how well the model reasons, where it errs, what that costs the segmentor"
+    )
+    judged.add_argument("--reasons", type=user_path, help="a folder that --reason made (default: the shipped ones)")
+    judged.add_argument("--no-segmentor", action="store_true", help="judge the reasons alone")
+    judged.add_argument("--output", type=user_path, default=Path("out/mini_reasoning"), help="default: %(default)s")
+    judged.add_argument("--resume", action="store_true", help="reuse finished evaluations")
+    ship = commands.add_parser(
+        "ship-reasons", parents=[common], help="keep reasons that --reason made in the repository"
+    )
+    ship.add_argument(
+        "folder", nargs="?", type=user_path, default=Path("out/mini/reasons"), help="default: out/mini/reasons"
+    )
     designs = commands.add_parser("sed-designs", parents=[common], help="evaluate SED's designs of reasons")
     designs.add_argument("weights", nargs="*", type=user_path, help="of several trainings (default: the shipped ones)")
     designs.add_argument("--images", type=int, default=120, help="evaluate on the first ones (default: all 120)")

@@ -6,11 +6,12 @@ annotations/<stem>.png        class indices of the split's vocabulary, 255 = non
 panoptic/<stem>.png           COCO panoptic segments, described in panoptic.json
 vocabulary.json               the classes
 prepared.json                 what made the folder
-and for "val", for every observer of `observer.LEVELS`:
-generic_reason/<observer>.json           MODEL.TEST_CLASS_REASON_JSON
-image_reason/<observer>/mini/<stem>.json     MODEL.REASON_DIR is image_reason/<observer>, MODEL.REASON_DATA is mini
-and, to tell what the mere list of an image's classes is worth:
-image_reason/list-only/mini/<stem>.json      the default observer's classes, each with its generic reason
+and for "val", the reasons that the world's own model wrote, as they ship (`shipped_reasons`):
+generic_reason/lmm.json                  MODEL.TEST_CLASS_REASON_JSON
+image_reason/lmm/mini/<stem>.json        MODEL.REASON_DIR is image_reason/lmm, MODEL.REASON_DATA is mini
+to tell what the mere list of an image's classes is worth:
+image_reason/list-only/mini/<stem>.json  the classes that the model named, each with its generic reason
+and what-if, those of simulated observers, in place of "lmm" every one of `observer.LEVELS`.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from maft.data.records import Record
 from maft.errors import UserError
 from reason.bars import Bar
 from reason.jsonfile import JsonError, read_json
-from reason.triplets import dump_generic, dump_image
+from reason.triplets import ImageTriplet, dump_generic, dump_image
 from reason.vocabulary import dump_vocabulary
 
-from . import observer
+from . import observer, shipped_reasons
 from .scenes import IGNORE_LABEL, Scene, render_scene
 from .world import Split, class_groups, classes_of, vocabulary
 
@@ -49,18 +50,30 @@ PREFIX = "mini_"
 SPLITS: tuple[Split, ...] = ("train", "val", "closed")
 COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120, "closed": 60}
 REASON_DATA = "mini"
+MODEL = "lmm"
+"""Whose reasons are evaluated: those of the model that was trained to look at this world."""
 LIST_ONLY = "list-only"
-"""In place of an observer's name: its classes of an image, each with its generic reason."""
+"""In place of a name: the classes that the model named in an image, each with its generic reason."""
 
-_SOURCES = ("world.py", "drawing.py", "scenes.py", "observer.py", "dataset.py")
+_SOURCES = (
+    *("world.py", "drawing.py", "scenes.py", "observer.py", "dataset.py", "shipped_reasons.py"),
+    *("reasons/image.json", "reasons/generic.json"),
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things of one split lie."""
+    """Where things of one split lie.
+
+    Attributes:
+        root: the world's folder.
+        split: which one.
+        made: a folder with reasons that the model has just written (`ask_model`); None: those that ship.
+    """
 
     root: Path
     split: Split
+    made: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -97,12 +110,16 @@ class Layout:
         """What made the folder."""
         return self.folder / "prepared.json"
 
-    def generic_reason(self, level: str = observer.DEFAULT_LEVEL) -> Path:
-        """The generic reasons of an observer."""
+    def generic_reason(self, level: str = MODEL) -> Path:
+        """The generic reasons of the model, or of an observer."""
+        if level == MODEL and self.made is not None:
+            return self.made / "generic.json"
         return self.folder / "generic_reason" / f"{level}.json"
 
-    def reason_dir(self, level: str = observer.DEFAULT_LEVEL) -> Path:
-        """MODEL.REASON_DIR of an observer; its files lie one level below, in `REASON_DATA`."""
+    def reason_dir(self, level: str = MODEL) -> Path:
+        """MODEL.REASON_DIR of the model, or of an observer; its files lie one level below, in `REASON_DATA`."""
+        if level == MODEL and self.made is not None:
+            return self.made / "image"
         return self.folder / "image_reason" / level
 
 
@@ -187,7 +204,7 @@ def _load(name: str, root: Path, split: Split) -> list[Record]:
 
 
 def _source_hash() -> str:
-    """Changes with the code that draws and observes."""
+    """Changes with the code that draws and observes, and with the shipped reasons."""
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -223,6 +240,7 @@ def _write_split(layout: Layout, count: int) -> None:
         folder.mkdir(parents=True)
     dump_vocabulary(vocabulary(split), layout.vocabulary)
     images, annotations = [], []
+    shipped = shipped_reasons.shipped_images()[1] if split == "val" else {}
     for number in Bar(range(count), desc=f"mini world, {split}", unit="image", disable=count < 200):
         scene, name = render_scene(number, split), f"{split}_{number:04d}.png"
         for folder, pixels in (
@@ -235,8 +253,11 @@ def _write_split(layout: Layout, count: int) -> None:
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         annotations.append({"image_id": number, "file_name": name, "segments_info": _segments_info(scene)})
         if split == "val":
-            _observe(layout, scene, number, f"{Path(name).stem}.json")
+            stem = Path(name).stem
+            _write_reasons(layout, stem, shipped_reasons.check_scene(stem, scene, shipped.get(stem)))
+            _observe(layout, scene, number, f"{stem}.json")
     if split == "val":
+        dump_generic(shipped_reasons.shipped_generic(), layout.generic_reason())
         for level, rates in observer.LEVELS.items():
             dump_generic(observer.observe_classes(classes, rates), layout.generic_reason(level))
     categories = [
@@ -246,16 +267,19 @@ def _write_split(layout: Layout, count: int) -> None:
     layout.panoptic_json.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
+def _write_reasons(layout: Layout, stem: str, triplet: ImageTriplet) -> None:
+    """Write the model's reasons for one image, and the classes it named with their generic ones."""
+    generic = shipped_reasons.shipped_generic()
+    listed = replace(triplet, reasons={name: generic[name] for name in triplet.reasons})
+    dump_image(triplet, layout.reason_dir() / REASON_DATA / f"{stem}.json")
+    dump_image(listed, layout.reason_dir(LIST_ONLY) / REASON_DATA / f"{stem}.json")
+
+
 def _observe(layout: Layout, scene: Scene, number: int, name: str) -> None:
     """Write every observer's reasons for one image."""
-    classes = classes_of("val")
     for level, rates in observer.LEVELS.items():
-        triplet = observer.observe_scene(scene, classes, rates, number)
+        triplet = observer.observe_scene(scene, classes_of("val"), rates, number)
         dump_image(triplet, layout.reason_dir(level) / REASON_DATA / name)
-        if level == observer.DEFAULT_LEVEL:
-            generic = observer.observe_classes(classes, rates)
-            listed = replace(triplet, reasons={listed: generic[listed] for listed in triplet.reasons})
-            dump_image(listed, layout.reason_dir(LIST_ONLY) / REASON_DATA / name)
 
 
 def _segments_info(scene: Scene) -> list[dict[str, Any]]:

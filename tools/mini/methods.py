@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .dataset import LIST_ONLY, REASON_DATA, Layout
-from .observer import DEFAULT_LEVEL, LEVELS
+from .dataset import LIST_ONLY, MODEL, REASON_DATA, Layout
+from .observer import LEVELS
 from .results import DATASET
 
 SegmentorName = Literal["maft", "sed"]
@@ -59,10 +59,10 @@ CLOSED = Method("closed", "names only, seen kinds alone", reasons=False, dataset
 
 def main_methods(layout: Layout) -> tuple[Method, ...]:
     """MAFT+: without reasons, with generic ones, with those of the image, in both modes."""
-    specific = _image(layout, DEFAULT_LEVEL)
+    specific = _image(layout, MODEL)
     return (
         Method("names", "names only", reasons=False, shown=True),
-        Method("generic", "generic reasons", True, _generic(layout, DEFAULT_LEVEL), shown=True),
+        Method("generic", "generic reasons", True, _generic(layout, MODEL), shown=True),
         Method("image", "image-specific reasons", True, specific, shown=True),
         Method("image_aligned", "image-specific, aligned", True, {**specific, "MODEL.REASON.MODE": "aligned"}),
     )
@@ -70,7 +70,7 @@ def main_methods(layout: Layout) -> tuple[Method, ...]:
 
 def sed_methods(layout: Layout) -> tuple[Method, ...]:
     """SED: without reasons, with generic ones, with those of the image."""
-    generic, specific = _generic(layout, DEFAULT_LEVEL), _image(layout, DEFAULT_LEVEL)
+    generic, specific = _generic(layout, MODEL), _image(layout, MODEL)
     return (
         Method("sed_names", "SED, names only", reasons=False, shown=True, segmentor="sed"),
         Method("sed_generic", "SED, generic reasons", True, generic, segmentor="sed"),
@@ -79,14 +79,13 @@ def sed_methods(layout: Layout) -> tuple[Method, ...]:
 
 
 def sweep_methods(layout: Layout) -> tuple[Method, ...]:
-    """Other observers, from faultless to poor, and the default one's list of classes with generic reasons."""
+    """What if: simulated observers, from faultless to poor, and the model's list of classes with generic reasons."""
     methods = []
     for level in LEVELS:
-        if level != DEFAULT_LEVEL:
-            methods.append(Method(f"generic@{level}", "generic reasons", True, _generic(layout, level)))
-            methods.append(Method(f"image@{level}", "image-specific reasons", True, _image(layout, level)))
+        methods.append(Method(f"generic@{level}", "generic reasons", True, _generic(layout, level)))
+        methods.append(Method(f"image@{level}", "image-specific reasons", True, _image(layout, level)))
     listed = "list of the image's classes, generic reasons"
-    methods.append(Method(f"image@{LIST_ONLY}", listed, True, _image(layout, LIST_ONLY, DEFAULT_LEVEL)))
+    methods.append(Method(f"image@{LIST_ONLY}", listed, True, _image(layout, LIST_ONLY, MODEL)))
     return tuple(methods)
 
 

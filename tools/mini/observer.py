@@ -1,8 +1,8 @@
-"""A simulated observer: writes reasons for the mini world as a multimodal model would, with errors at stated rates.
+"""What if: a simulated observer, which writes reasons for the mini world from the truth, with errors at stated rates.
 
-It stands in for the model, since none of a useful size runs on a laptop. It knows the vocabulary and what each class
-generally looks like, it looks at an image, and it errs: a perfect one would give the answer away. What it got wrong is
-noted in the image-specific file (field "observer"), for people; no reader of reasons looks at it.
+Mini's reasons come from a model (`lmm`); this says what better or worse ones would give. It knows the vocabulary and
+what each class generally looks like, it looks at an image, and it errs at random. What it got wrong is noted in the
+image-specific file (field "observer"), for people; no reader of reasons looks at it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ LEVELS: Mapping[str, Rates] = {
     f"observer-{percent}": Rates(percent / 100, percent / 100, percent / 100) for percent in (0, 10, 20, 30)
 }
 """Observers by name."""
-
-DEFAULT_LEVEL = "observer-10"
 
 
 def observe_classes(classes: Sequence[MiniClass], rates: Rates, seed: int = 0) -> dict[str, Reason]:

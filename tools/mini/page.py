@@ -52,8 +52,8 @@ class Difference:
     Attributes:
         headline: the class and the parts of its pixels that are right, without and with reasons.
         better: whether it changed for the better.
-        reason: the class's reason for this image; None if the observer gave none.
-        remarks: what the observer got wrong about it.
+        reason: the class's reason for this image; None if the model gave none.
+        remarks: what the model got wrong about it.
     """
 
     headline: str
@@ -64,12 +64,22 @@ class Difference:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the validation split; `observed` are all reasons for it, `errors` what is wrong with them."""
+    """One image of the validation split.
+
+    Attributes:
+        title, figures, difference: of the image.
+        description: what the model wrote in the first step.
+        candidates: the classes of the second step, "right" or "wrong", and those that it should have named, "missed".
+        reasons: those of the third step.
+        errors: what is wrong with all of it, a sentence each.
+    """
 
     title: str
     figures: Sequence[Figure]
     difference: Difference | None
-    observed: Sequence[Reason]
+    description: str
+    candidates: Sequence[tuple[str, str]]
+    reasons: Sequence[Reason]
     errors: Sequence[str]
 
 
@@ -119,14 +129,22 @@ def _bar(method: str, value: float | None) -> str:
 def picture(content: Picture) -> str:
     """One image with everything about it."""
     figures = "".join(_figure(figure, content.title) for figure in content.figures)
-    reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.observed)
-    errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>no error</p>"
+    reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.reasons)
+    names = ", ".join(
+        f'<span class="{escape(verdict)}">{escape(name)}{"" if verdict == "right" else f" ({escape(verdict)})"}</span>'
+        for name, verdict in content.candidates
+    )
+    steps = (
+        f"<p><b>Describe.</b> {escape(content.description)}</p><p><b>Name.</b> {names or 'nothing'}</p>"
+        f"<p><b>Give the reasons.</b></p><dl>{reasons}</dl>"
+    )
+    errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>No error.</p>"
     rows = " two-rows" if len(content.figures) > _ONE_ROW else ""
     return (
         f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures{rows}">{figures}</div>'
         f"{_difference(content.difference)}"
-        f"<details><summary>all reasons for this image, and the observer's errors</summary>"
-        f"<dl>{reasons}</dl>{errors}</details></div>"
+        f"<details><summary>what the model wrote about this image, step by step, and what of it is wrong</summary>"
+        f"{steps}{errors}</details></div>"
     )
 
 

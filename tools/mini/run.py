@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from maft.resources import checkout, mini_weights
 from maft.run import evaluate_config, semantic_evaluator
 from maft.weights.seeding import SEEDED
 
-from . import dataset
-from .dataset import Layout, prepare
+from . import ask_model, dataset
+from .dataset import MODEL, Layout, prepare
 from .methods import CLOSED, WEIGHTS, Method, SegmentorName, main_methods, sed_methods, sweep_methods
-from .observer import DEFAULT_LEVEL, LEVELS
 from .report import SWEEP_FILE, write_report
 from .results import (
     closed_sentence,
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 _READING = (
     "mIoU and PQ in percent; mIoU per group in the reference's definition, restricted to the group's classes. "
-    '"varying": the new\nclasses whose colour is another one in every image. The reasons are written by a simulated '
-    "observer that errs:\nsee docs/mini.md."
+    '"varying": the new\nclasses whose colour is another one in every image. The reasons are those that a small '
+    "Qwen2.5-VL wrote about these\nimages under vLLM: see docs/mini_lmm.md."
 )
 
 
@@ -95,7 +95,13 @@ def _weights(segmentor: SegmentorName) -> dict[str, str]:
 
 
 def run(
-    output: Path, overrides: Mapping[str, str], *, resume: bool, sweep: bool, segmentor: SegmentorName | None = None
+    output: Path,
+    overrides: Mapping[str, str],
+    *,
+    resume: bool,
+    sweep: bool,
+    segmentor: SegmentorName | None = None,
+    reason: bool = False,
 ) -> None:
     """Draw the images where that is still to be done, evaluate, print the table, write results.json and the report.
 
@@ -106,9 +112,10 @@ def run(
         sweep: evaluate with the other observers, too, and write observer_sweep.json.
         segmentor: evaluate one of the two; None: both, but MAFT+ alone if the user names weights of his own. The report
             needs MAFT+.
+        reason: let the model write its reasons anew, under vLLM, and evaluate with those.
 
     Raises:
-        UserError: see `evaluate_methods`, or a file cannot be written.
+        UserError: see `evaluate_methods` and `ask_model.make_reasons`, or a file cannot be written.
     """
     if sweep and segmentor == "sed":
         raise UserError("--observer-sweep: measures MAFT+; leave out --model sed")
@@ -116,6 +123,10 @@ def run(
         segmentor = "maft"
         print("MODEL.WEIGHTS: taken for MAFT+, which is evaluated alone; --model sed evaluates SED")
     layout = prepare(splits=("val", "closed"))["val"]
+    if reason:
+        made = ask_model.make_reasons(layout, output / "reasons")
+        layout = replace(layout, made=made)
+        print(f"\n{ask_model.compared(made)}")
     _log_to(output / "log.txt")
     of_maft = () if segmentor == "sed" else main_methods(layout)
     methods = of_maft if segmentor == "maft" else (*of_maft, *sed_methods(layout))
@@ -139,16 +150,14 @@ def _sweep(
     *,
     resume: bool,
 ) -> dict[str, Any]:
-    """The value of observer_sweep.json; the default observer's rows are those of the main evaluations."""
+    """The value of observer_sweep.json; the model's rows are those of the main evaluations."""
     others = sweep_methods(layout)
     evaluate_methods(others, output / "sweep", overrides, resume=resume)
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Mapping[str, Any]] = {f"{name}@{MODEL}": evaluations[name] for name in ("generic", "image")}
     found |= {method.name: read_evaluation(output / "sweep" / method.name) for method in others}
-    found |= {f"{name}@{DEFAULT_LEVEL}": evaluations[name] for name in ("generic", "image")}
-    names = [f"{name}@{level}" for level in LEVELS for name in ("generic", "image")] + [others[-1].name]
     rows = [
-        {"reasons": name.split("@")[0], "observer": name.split("@")[1], "scores": scores_of(found[name])}
-        for name in names
+        {"reasons": name.split("@")[0], "observer": name.split("@")[1], "scores": scores_of(results)}
+        for name, results in found.items()
     ]
     return {"weights_hash": weights_hash(list(found.values())), "rows": rows}
 

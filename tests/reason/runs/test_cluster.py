@@ -23,6 +23,8 @@ from reason.runs.cluster import Layout, cluster_nodes, layout, portion_size, spr
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.triplets import load_image
 from reason.vocabulary import parse_vocabulary
+from tools.mini.lmm.steps import figures, judge
+from tools.mini.scenes import dev_scene
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -76,20 +78,22 @@ def cluster() -> Iterator[str]:
         one.shutdown()
 
 
-def command(images: Path, model: Path, output: Path, *more: str) -> list[str]:
-    words = ["image", "--images", images, "--vocabulary", "cat, dog, person, cup", "--model", model, "--output", output]
-    words += ["--candidates", "closed", "--attributes", "1", "2", "--max-model-len", "4096", "--max-pixels", "50176"]
+def command(images: Path, model: Path, output: Path, classes: Path, *more: str) -> list[str]:
+    words = ["image", "--images", images, "--vocabulary", classes, "--model", model, "--output", output]
+    words += ["--aligner", "none", "--attributes", "3", "3", "--max-model-len", "4096"]
     return [sys.executable, "-m", "reason", *map(str, words), "--concurrency", "2", "--ray", *more]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # vLLM starts three times, beside all other tests
-def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_two_nodes_one_of_whose_replicas_dies(
+    cluster: str, mini_model: Path, drawn: Path, mini_classes: Path, tmp_path: Path
+) -> None:
     """Its portion is done by whoever takes over, nothing is done twice, and every image has its file."""
     output = tmp_path / "results"
     environment = os.environ | {"RAY_ADDRESS": cluster, "PYTHONUNBUFFERED": "1"}
     driver = subprocess.Popen(
-        command(photos, tiny_model, output),
+        command(drawn, mini_model, output, mini_classes),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -110,10 +114,16 @@ def test_two_nodes_one_of_whose_replicas_dies(cluster: str, tiny_model: Path, ph
     finally:
         driver.kill()
     assert driver.returncode == 0, said
-    assert "Ray: 2 nodes, 2 copies of the model" in said and "8 of 8 images" in said
+    assert "Ray: 2 nodes, 2 copies of the model" in said and "12 of 12 images" in said
     results = sorted(output.glob("*.json"))
-    assert [path.stem for path in results] == sorted(path.stem for path in photos.iterdir())
+    assert [path.stem for path in results] == sorted(path.stem for path in drawn.iterdir())
     assert all(load_image(path).extra["provenance"]["engine"] == "vllm" for path in results)
+    judged = []
+    for path in results:
+        scene, triplet = dev_scene(int(path.stem.removeprefix("scene_"))), load_image(path)
+        judged.append((scene, triplet, judge(scene, triplet)))
+    found = figures(judged)
+    assert found["recall"] >= 0.75 and found["precision"] >= 0.85, "whoever answered, it says what is there"
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "done before the kill, and not again"
     assert "Traceback" not in said
 
@@ -134,7 +144,7 @@ def test_the_error_of_a_replica_is_ours(cluster: str, photos: Path, tmp_path: Pa
 def test_no_cluster(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment["RAY_ADDRESS"] = "127.0.0.1:1"
-    words = command(photos, tiny_model, tmp_path / "results", "--quiet")
+    words = command(photos, tiny_model, tmp_path / "results", Path("cat, dog"), "--quiet")
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr and done.stderr.count("\n") == 1
@@ -147,7 +157,7 @@ def test_an_interrupt_while_replicas_load_is_one_line_and_they_end(
     """Ctrl-C reaches the command alone; Ray ends what it started on the nodes."""
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as errors:
         driver = subprocess.Popen(
-            command(photos, tiny_model, tmp_path / "results", "--quiet"),
+            command(photos, tiny_model, tmp_path / "results", Path("cat, dog"), "--quiet"),
             cwd=ROOT,
             env=os.environ | {"RAY_ADDRESS": cluster},
             stdout=out,

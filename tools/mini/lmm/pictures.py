@@ -34,7 +34,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     **{f"thing {axis}": values for axis, values in THING_VALUES.items()},
     **{f"stuff {axis}": values for axis, values in STUFF_VALUES.items()},
 }
-"""What is asked of every image token on the side, and the possible answers."""
+"""What is asked on the side of every image token about the image there, and the possible answers."""
 
 
 @dataclass(frozen=True)

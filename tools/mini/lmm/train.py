@@ -34,7 +34,7 @@ from .examples import Scribe
 from .network import EMBEDDING, Shape
 from .pictures import dev_pictures, training_pictures
 from .tokens import build_tokenizer
-from .training import HEAD_BIAS, HEAD_WEIGHT, Mixture, Step, head_count
+from .training import HEAD_BIAS, HEAD_WEIGHT, Mixture, Step, head_sizes
 from .weights import export, new_weights
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Recipe:
     seed: int = 0
     pictures: int = 16000
     sight_steps: int = 400
-    steps: int = 1400
+    steps: int = 1800
     images: int = 24
     talks: int = 6
     definitions: int = 3
@@ -77,7 +77,7 @@ class Recipe:
     others: float = 1.5e-3
     warmup: int = 50
     decay: float = 0.6
-    late: float = 0.715
+    late: float = 0.75
     whole_early: float = 0.05
     whole_late: float = 0.35
     shape: Mapping[str, Any] = field(default_factory=dict)
@@ -178,8 +178,8 @@ class Trainer:
 
     def _fresh(self) -> dict[str, Tensor]:
         weights = new_weights(self.shape, self.tokenizer)
-        weights[HEAD_WEIGHT] = torch.zeros(head_count(), self.shape.width)
-        weights[HEAD_BIAS] = torch.zeros(head_count())
+        weights[HEAD_WEIGHT] = torch.zeros(sum(head_sizes()), self.shape.width)
+        weights[HEAD_BIAS] = torch.zeros(sum(head_sizes()))
         return weights
 
     def save(self, done: int) -> None:
