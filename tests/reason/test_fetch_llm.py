@@ -73,7 +73,7 @@ class HubHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tiny_model: Path) -> Iterator[Hub]:
     server = Hub(tiny_model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

@@ -64,7 +64,7 @@ def server() -> Iterator[Server]:
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.port = running.server_address[1]
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     yield state
     running.shutdown()
     running.server_close()

@@ -132,7 +132,7 @@ def odd_server() -> Iterator[tuple[str, Counter[str]]]:
     over, asked = threading.Event(), Counter[str]()
     handler = type("Handler", (Odd,), {"over": over, "asked": asked})
     web = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{web.server_port}/v1", asked
     over.set()
     web.shutdown()

@@ -174,7 +174,7 @@ def web_server(replies: dict[str, list[tuple[int, Any]]]) -> Iterator[tuple[str,
             """Nothing."""
 
     web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{web.server_port}/v1", asked
     web.shutdown()
     web.server_close()
