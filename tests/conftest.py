@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
+import forked
 import pytest
 
 TESTS = Path(__file__).resolve().parent
@@ -32,21 +31,13 @@ def in_repository() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def train_net() -> Callable[..., None]:
-    """train_net.py as a user runs it, with one thread; the test fails, with what it said, unless it succeeds."""
+    """train_net.py as a user runs it; the test fails, with what it said, unless it succeeds."""
 
     def run(config: str, *words: str, keys: Mapping[str, object] | None = None, datasets: Path | None = None) -> None:
         """Args: --config-file; further words; KEY VALUE pairs; the root of the data sets."""
         pairs = [str(word) for pair in (keys or {}).items() for word in pair]
         places = {} if datasets is None else {"DETECTRON2_DATASETS": str(datasets)}
-        done = subprocess.run(
-            [sys.executable, "train_net.py", "--config-file", config, *words, *pairs],
-            cwd=REPOSITORY,
-            env=os.environ | places | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = forked.run(["train_net.py", "--config-file", config, *words, *pairs], env=os.environ | places)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run

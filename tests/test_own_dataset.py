@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +49,19 @@ def mine(tmp_path: Path) -> Path:
 
 
 def run(*words: object) -> str:
+    """In a new interpreter: no other test starts these programs in one and lets them come to their end."""
     command = [sys.executable, *map(str, words)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "2"}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
-def test_from_ten_images_to_a_table(mine: Path, tmp_path: Path) -> None:
+def test_from_ten_images_to_a_table(mine: Path, tmp_path: Path, train_net: Callable[..., None]) -> None:
     assert re.search(r"mine +.*10", run("-m", "tools.check_datasets", mine))
     out = tmp_path / "out"
-    keys = ("DATASETS.TEST", f"('{mine}',)", "OUTPUT_DIR", out, "TEST.SAVE_PREDICTIONS", "True")
-    run("train_net.py", "--config-file", "configs/mini/eval_reason.yaml", "--eval-only", *keys)
+    keys = {"DATASETS.TEST": f"('{mine}',)", "OUTPUT_DIR": out, "TEST.SAVE_PREDICTIONS": "True"}
+    train_net("configs/mini/eval_reason.yaml", "--eval-only", keys=keys)
     results = json.loads((out / "inference/mine/results.json").read_text())
     assert results["images"]["total"] == 10 and results["usage"]["image"] == 10
     assert results["provenance"]["reasons"]["generic"] == str(mine.with_name("generic.json"))

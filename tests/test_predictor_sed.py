@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -248,5 +247,5 @@ result = segmentor(np.zeros((40, 60, 3), np.uint8), ["disc", "grass"], {{"disc":
 assert result.label_map.shape == (40, 60)
 assert not any(name.startswith("detectron2.") for name in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run(["-c", code])
     assert done.returncode == 0, done.stderr

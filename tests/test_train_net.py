@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import skimage.data
@@ -25,6 +26,7 @@ from maft.meta_arch.parts import reason_settings
 from reason.vocabulary import load_vocabulary
 
 CONFIG = "tests/assets/tiny.yaml"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 DATASET = "openvocab_pascal20_sem_seg_val"
 STEMS = ("2007_000033", "2007_000042", "2007_000061.v2", "2007_000123")
 
@@ -73,12 +75,21 @@ def environment(world: Path) -> dict[str, str]:
     return os.environ | {"DETECTRON2_DATASETS": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
 
 
-def run(
-    repository: Path, world: Path, arguments: list[str], *flags: str, launcher: tuple[str, ...] = ()
+def command(arguments: list[str], *flags: str) -> list[str]:
+    return ["train_net.py", "--config-file", CONFIG, "--eval-only", *flags, *arguments]
+
+
+def run(world: Path, arguments: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
+    return forked.run(command(arguments, *flags), env=environment(world))
+
+
+def run_anew(
+    repository: Path, world: Path, arguments: list[str], launcher: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, "train_net.py", "--config-file", CONFIG, "--eval-only", *flags, *arguments]
+    """The same in a new interpreter, or in several by way of a launcher."""
+    words = [sys.executable, *launcher, *command(arguments)]
     return subprocess.run(
-        command, cwd=repository, env=environment(world), capture_output=True, text=True, timeout=300, check=False
+        words, cwd=repository, env=environment(world), capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -103,7 +114,7 @@ def results(output: Path, dataset: str = DATASET) -> dict:
 def evaluated(repository: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one whole evaluation, predictions included."""
     output = tmp_path_factory.mktemp("out")
-    done = run(repository, world, keys(world, output, TEST__SAVE_PREDICTIONS=True))
+    done = run_anew(repository, world, keys(world, output, TEST__SAVE_PREDICTIONS=True))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MEANS NOTHING" in done.stdout + done.stderr
     (output / "screen").write_text(done.stdout + done.stderr)
@@ -152,36 +163,35 @@ def test_reasons_are_counted_beside_the_result(evaluated: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"TEST__BATCH_SIZE": 3}, {"DATALOADER__NUM_WORKERS": 2}])
 def test_batches_and_workers_change_nothing(
-    repository: Path, world: Path, evaluated: Path, tmp_path: Path, changes: dict[str, object]
+    world: Path, evaluated: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    done = run(repository, world, keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True, **changes))
+    done = run(world, keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True, **changes))
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
 
 
 def test_torchrun_gives_the_same(repository: Path, world: Path, evaluated: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    done = run(repository, world, keys(world, tmp_path), launcher=launcher)
+    done = run_anew(repository, world, keys(world, tmp_path), TORCHRUN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
 
 
-def test_more_gpus_than_there_are(repository: Path, world: Path, tmp_path: Path) -> None:
+def test_more_gpus_than_there_are(world: Path, tmp_path: Path) -> None:
     """The reference's command asks for 4 GPUs: without one it runs on the CPU and says so."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     arguments = keys(world, tmp_path)
     del arguments[arguments.index("MODEL.DEVICE") : arguments.index("MODEL.DEVICE") + 2]
-    done = run(repository, world, arguments, "--num-gpus", "4")
+    done = run(world, arguments, "--num-gpus", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "running on the CPU" in done.stderr
 
 
 @pytest.mark.parametrize("architecture", ["MAFT_Plus", "MAFT_Plus_Reason"])
-def test_modes_and_architectures(repository: Path, world: Path, tmp_path: Path, architecture: str) -> None:
+def test_modes_and_architectures(world: Path, tmp_path: Path, architecture: str) -> None:
     """Plain MAFT+ and aligned reasons come from the same command."""
     changes = {"MODEL__META_ARCHITECTURE": architecture, "MODEL__REASON__MODE": "aligned"}
-    done = run(repository, world, keys(world, tmp_path, **changes))
+    done = run(world, keys(world, tmp_path, **changes))
     assert done.returncode == 0, done.stdout + done.stderr
     mode = results(tmp_path)["provenance"]["reasons"]["mode"]
     assert mode == ("aligned" if architecture.endswith("Reason") else "class names only")
@@ -197,9 +207,7 @@ def register():
 """
 
 
-def test_a_users_own_panoptic_data_set(
-    repository: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_own_panoptic_data_set(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of DATASETS.REGISTER; the panoptic path with generic reasons for some, where the reference crashes."""
     shutil.copytree(world / "datasets" / "VOCdevkit" / "VOC2012" / "images_detectron2" / "val", tmp_path / "images")
     (tmp_path / "panoptic").mkdir()
@@ -231,7 +239,7 @@ def test_a_users_own_panoptic_data_set(
         INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
         TEST__SAVE_PREDICTIONS=True,
     )
-    done = run(repository, world, arguments)
+    done = run(world, arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path, "own_panoptic_val")
     assert found["images"]["total"] == 4
@@ -258,17 +266,15 @@ def register():
 """
 
 
-def test_killed_and_continued(
-    repository: Path, world: Path, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_continued(world: Path, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL after the second image: the next run evaluates the two others only, and the result is the same."""
     (tmp_path / "killed.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     arguments = keys(world, tmp_path, TEST__SAVE_PREDICTIONS=True)
-    killed = run(repository, world, [*arguments, "DATASETS.REGISTER", "('killed',)"])
+    killed = run(world, [*arguments, "DATASETS.REGISTER", "('killed',)"])
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "inference" / DATASET / "results.json").exists()
-    done = run(repository, world, arguments)
+    done = run(world, arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(tmp_path)["images"] == {"total": 4, "earlier_run": 2, "this_run": 2}
     assert results(tmp_path)["metrics"] == results(evaluated)["metrics"]
@@ -343,9 +349,9 @@ def test_bad_input_is_one_line_and_status_2(
     assert_one_line_error(run_here(tmp_path / "world", arguments, monkeypatch, capfd), words)
 
 
-def test_an_unreadable_image_as_a_user_sees_it(repository: Path, world: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_as_a_user_sees_it(world: Path, tmp_path: Path) -> None:
     a_bad_world(world, tmp_path, "unreadable image")
-    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out", DATALOADER__NUM_WORKERS=2))
+    done = run(tmp_path / "world", keys(tmp_path / "world", tmp_path / "out", DATALOADER__NUM_WORKERS=2))
     assert_one_line_error(done, (f"{STEMS[1]}.jpg",))
 
 
@@ -375,10 +381,10 @@ def test_bad_keys_are_one_line_and_status_2(
     assert_one_line_error(run_here(world, [*keys(world, tmp_path), *arguments], monkeypatch, capfd), words)
 
 
-def test_a_user_error_in_one_of_several_processes(repository: Path, world: Path, tmp_path: Path) -> None:
+def test_a_user_error_in_one_of_several_processes(world: Path, tmp_path: Path) -> None:
     a_bad_world(world, tmp_path, "unreadable image")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    done = run(repository, tmp_path / "world", keys(tmp_path / "world", tmp_path / "out"), launcher=launcher)
+    words = command(keys(tmp_path / "world", tmp_path / "out"))
+    done = forked.run([*TORCHRUN, *words], env=environment(tmp_path / "world"))
     assert done.returncode != 0
     assert sum(line.startswith("error: ") and f"{STEMS[1]}.jpg" in line for line in done.stderr.splitlines()) == 1
 
@@ -399,11 +405,9 @@ def test_keys_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None
     assert "MODEL.CLASS_NAME_JSON" in caplog.text and "MODEL.NUM_DES" not in caplog.text
 
 
-def test_no_config_and_nothing_to_train_on(repository: Path) -> None:
+def test_no_config_and_nothing_to_train_on() -> None:
     for arguments, word in ((["--eval-only"], "--config-file"), (["--config-file", CONFIG], "DATASETS.TRAIN")):
-        done = subprocess.run(
-            [sys.executable, "train_net.py", *arguments], cwd=repository, capture_output=True, text=True, check=False
-        )
+        done = forked.run(["train_net.py", *arguments])
         assert_one_line_error(done, (word,))
 
 

@@ -14,6 +14,7 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import skimage.data
@@ -183,8 +184,8 @@ def test_a_photograph_and_a_drawn_image_are_segmented_without_detectron2(environ
         assert Image.open(results / f"{name}.png").size == size
         assert Image.open(results / f"{name}.overlay.jpg").height > size[1]
         assert json.loads((results / f"{name}.json").read_text())["classes"]
-    command = ["-m", "tools.segment", str(tmp_path / "images"), *words[1:], "--output", str(tmp_path / "here")]
-    run(sys.executable, *command, folder=ROOT)
+    here = forked.run(["-m", "tools.segment", tmp_path / "images", *words[1:], "--output", tmp_path / "here"])
+    assert here.returncode == 0, here.stderr
     ours, theirs = (np.array(Image.open(folder / "scene.png")) for folder in (tmp_path / "here", results))
     assert (ours == theirs).mean() > 0.999 and len(np.unique(ours)) > 1
     refused = run(environment / "openseg-r", "segment", *words, "MODEL.NUM_DES", "3", folder=tmp_path, status=2)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -56,8 +57,7 @@ def _real_source() -> Path | None:
 
 def _run(source: Path | None, folder: Path) -> dict[str, Any]:
     result = folder / "result.json"
-    command = [sys.executable, str(HERE / "probe.py"), str(result), str(folder / "scratch")]
-    done = subprocess.run(command, env=_environment(source), cwd=folder, capture_output=True, text=True, timeout=500)
+    done = forked.run([HERE / "probe.py", result, folder / "scratch"], env=_environment(source), cwd=folder)
     assert done.returncode == 0, done.stderr[-4000:]
     text = result.read_text(encoding="utf-8").replace(str(folder), "FOLDER")
     return json.loads(text)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 COMPAT = Path(__file__).resolve().parents[2] / "compat"
@@ -91,6 +92,6 @@ print("absent")
     ],
 )
 def test_what_is_refused_says_so(code: str, error: str, tmp_path: Path) -> None:
-    done = _with_subset(code, tmp_path)
+    done = forked.run(["-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(COMPAT)})
     assert done.returncode != 0
     assert error in done.stderr

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -77,7 +76,7 @@ def test_importing_registers_and_reads_nothing() -> None:
         "import maft.data\n"
         "print([n for n in detectron2.data.DatasetCatalog.list() if n in maft.data.dataset_names()])\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    answer = forked.run(["-c", code])
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip().splitlines()[-1] == "[]"
 

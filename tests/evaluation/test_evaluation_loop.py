@@ -6,12 +6,12 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 
 import evaluation_scene as scene
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,10 +52,8 @@ def environment():
 
 
 def start(data, output, *options, launcher=()):
-    command = [sys.executable, *launcher, scene.__file__, str(data), str(output), *map(str, options)]
-    return subprocess.Popen(
-        command, env=environment(), start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    words = [*launcher, scene.__file__, data, output, *options]
+    return forked.start(words, env=environment(), start_new_session=True)
 
 
 def finish(process):

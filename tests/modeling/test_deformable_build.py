@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -36,19 +37,24 @@ print(active_backend("cpu"), load_problems().get("cpu"), sep="|")
 """
 
 
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Of a process with `folder` as the libraries' folder."""
+    kept = {name: text for name, text in os.environ.items() if name not in ("OPENSEG_R_OP", "CXX")}
+    return kept | {"OPENSEG_R_OP_DIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
+
+
 def run(*command: str, folder: Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command with `folder` as the libraries' folder."""
-    environment = {name: text for name, text in os.environ.items() if name not in ("OPENSEG_R_OP", "CXX")}
-    environment |= {"OPENSEG_R_OP_DIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    variables = environment(folder, **variables)
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
 
 def call_twice(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, "-c", CALL_TWICE, folder=folder, **variables)
+    return forked.run(["-c", CALL_TWICE], env=environment(folder, **variables))
 
 
 def run_build(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, "-m", build.__name__, *arguments, folder=folder, **variables)
+    return forked.run(["-m", build.__name__, *arguments], env=environment(folder, **variables))
 
 
 def write_report(folder: Path, *, sources: str) -> None:
@@ -64,7 +70,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("compiled")
-    done = run_build(folder, "--target", "cpu")
+    done = run(sys.executable, "-m", build.__name__, "--target", "cpu", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -296,4 +302,4 @@ def test_cuda_kernel_compiles_and_registers(tmp_path):
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     script = "from maft.modeling.pixel_decoder.ops import active_backend; print(active_backend('cuda'))"
-    assert run(sys.executable, "-c", script, folder=tmp_path).stdout.strip() == "cuda-compiled"
+    assert forked.run(["-c", script], env=environment(tmp_path)).stdout.strip() == "cuda-compiled"

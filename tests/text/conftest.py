@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import forked
 import pytest
 
 _HERE = Path(__file__).parent
@@ -38,18 +38,11 @@ def direct(tiny: ModuleType):
 
 
 @pytest.fixture(scope="session")
-def start_python() -> Callable[..., subprocess.Popen[str]]:
+def start_python() -> Callable[..., forked.Forked]:
     """Start a program of this project's Python with the tests' modules at hand."""
 
-    def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(code: str, *arguments: str) -> forked.Forked:
         path = os.pathsep.join([str(_HERE), *[entry for entry in sys.path if entry], str(_HERE.parent.parent)])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return forked.start(["-c", code, *arguments], env={**os.environ, "PYTHONPATH": path})
 
     return start

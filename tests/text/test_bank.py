@@ -285,7 +285,9 @@ def test_killed_while_writing(counting, direct, start_python, tmp_path: Path) ->
     """A real process, killed without warning: what stands on the disk is right, and the next one goes on."""
     for attempt in range(3):
         process = start_python(WRITER, str(tmp_path), str(attempt), "100000", "2")
-        assert process.stdout.readline() == "started\n", process.stderr.read()
+        while not (said := process.said())[0]:
+            assert process.poll() is None, said
+            time.sleep(0.01)
         time.sleep(0.3 + 0.2 * attempt)
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import safetensors.torch
 
@@ -63,18 +63,11 @@ def write_images(place: Path, count: int) -> None:
 
 
 @pytest.fixture
-def start(place: Path) -> Callable[..., subprocess.Popen[str]]:
-    def run(*arguments: str) -> subprocess.Popen[str]:
+def start(place: Path) -> Callable[..., forked.Forked]:
+    def run(*arguments: str) -> forked.Forked:
         path = os.pathsep.join([str(REPOSITORY), *[entry for entry in sys.path if entry]])
-        command = [sys.executable, str(place / "run.py"), str(place / "clip"), "--config-file", CONFIG, *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = [place / "run.py", place / "clip", "--config-file", CONFIG, *arguments]
+        return forked.start(words, env={**os.environ, "PYTHONPATH": path})
 
     return run
 
@@ -95,7 +88,7 @@ def stored(place: Path) -> int:
     return sum(len(safetensors.torch.load_file(path)["keys"]) for path in (place / "bank").rglob("*.safetensors"))
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finish(process: forked.Forked) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 

@@ -14,6 +14,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -278,12 +279,9 @@ def panoptic_release(folder: Path, images: int) -> Path:
     return folder
 
 
-def start(source: Path, root: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tools.prepare_datasets", "ade150_panoptic", "--from", str(source)]
-    command += ["--root", str(root), "--workers", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT)
+def start(source: Path, root: Path) -> forked.Forked:
+    words = ["-m", "tools.prepare_datasets", "ade150_panoptic", "--from", source, "--root", root, "--workers", 2]
+    return forked.start(words)
 
 
 def count(root: Path) -> int:
@@ -293,8 +291,8 @@ def count(root: Path) -> int:
 @pytest.mark.slow
 def test_killed_ten_times_the_result_is_the_same(tmp_path: Path, in_repository: None) -> None:
     source = panoptic_release(tmp_path / "release", 200)
-    calm = start(source, tmp_path / "calm")
-    assert calm.communicate(timeout=120)[0] and calm.returncode == 0
+    calm = run("ade150_panoptic", "--from", source, "--root", tmp_path / "calm", "--workers", 2)
+    assert calm.returncode == 0, calm.stderr
     whole, root = count(tmp_path / "calm"), tmp_path / "killed"
     chance, killed = random.Random(5), 0
     for number in range(10):
@@ -311,7 +309,7 @@ def test_killed_ten_times_the_result_is_the_same(tmp_path: Path, in_repository: 
         assert number > 5 or process.returncode == -signal.SIGKILL
     assert killed >= 8
     last = start(source, root)
-    output = last.communicate(timeout=120)[0]
+    output = last.communicate(timeout=120)
     assert last.returncode == 0, output
     assert tree(root) == tree(tmp_path / "calm")
 

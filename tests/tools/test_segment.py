@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import skimage.data
@@ -39,16 +40,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CONFIG = "tests/assets/tiny.yaml"
 
 
-def segment(repository: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tools.segment", *map(str, arguments), "--config-file", CONFIG],
-        cwd=repository,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def segment(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return forked.run(["-m", "tools.segment", *arguments, "--config-file", CONFIG])
 
 
 CPU = ("MODEL.DEVICE", "cpu")
@@ -62,7 +55,10 @@ def load(path: Path) -> dict:
 def semantic(repository: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, int]:
     """The whole folder, the torn image included."""
     output = tmp_path_factory.mktemp("semantic")
-    done = segment(repository, images, "--vocabulary", CLASSES, "--output", output, *CPU)
+    words = ["-m", "tools.segment", images, "--vocabulary", CLASSES, "--output", output, "--config-file", CONFIG, *CPU]
+    command = [sys.executable, *map(str, words)]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=repository, env=variables, capture_output=True, text=True, check=False)
     return output, done.stdout, done.stderr, done.returncode
 
 
@@ -109,9 +105,7 @@ def test_seeded_weights_are_said_aloud_on_screen_in_the_facts_and_on_the_overlay
     assert foot.min() > 240, "the legend ends in white paper"
 
 
-def test_the_label_map_is_what_the_network_says(
-    semantic: tuple[Path, str, str, int], repository: Path, images: Path
-) -> None:
+def test_the_label_map_is_what_the_network_says(semantic: tuple[Path, str, str, int], images: Path) -> None:
     """The same image through the model directly, without the tool's way of naming and resizing."""
     code = """
 import sys, json, torch, numpy as np
@@ -130,16 +124,15 @@ with torch.no_grad():
     classes = model([record])[0]["sem_seg"].argmax(0).numpy()
 print((classes == np.array(Image.open(sys.argv[2]))).mean())
 """
-    command = [sys.executable, "-c", code, str(images / "cat.jpg"), str(semantic[0] / "cat.png")]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    done = forked.run(["-c", code, images / "cat.jpg", semantic[0] / "cat.png"])
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 0.999
 
 
-def test_panoptic_segments_add_up(repository: Path, images: Path, tmp_path: Path) -> None:
+def test_panoptic_segments_add_up(images: Path, tmp_path: Path) -> None:
     thresholds = [f"MODEL.MASK_FORMER.TEST.{name}_THRESHOLD" for name in ("OBJECT_MASK", "OVERLAP")]
     flags = ("--vocabulary", CLASSES, "--panoptic", "--things", "cat, person", "--output", tmp_path)
-    done = segment(repository, images / "cat.jpg", *flags, *CPU, thresholds[0], "0.0", thresholds[1], "0.0")
+    done = segment(images / "cat.jpg", *flags, *CPU, thresholds[0], "0.0", thresholds[1], "0.0")
     assert done.returncode == 0, done.stderr
     assert "is of a semantic model" in done.stderr
     facts, ids = load(tmp_path / "cat.json"), np.array(Image.open(tmp_path / "cat.png"))
@@ -274,10 +267,10 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize(("arguments", "words"), BAD[:3])
 def test_bad_input_is_one_line_and_status_2(
-    repository: Path, images: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
+    images: Path, tmp_path: Path, arguments: list[str], words: tuple[str, ...]
 ) -> None:
     given = [word.replace("{images}", str(images)) for word in arguments]
-    done = segment(repository, "--output", tmp_path, *given, *CPU)
+    done = segment("--output", tmp_path, *given, *CPU)
     assert done.returncode == 2, done.stdout + done.stderr
     assert_one_error(done.stderr, words)
     assert not list(tmp_path.iterdir())
@@ -326,9 +319,8 @@ from tools.segment import cli, model
 model.default_folder = lambda: Path("pretrained")
 sys.exit(cli.main(sys.argv[1:]))
 """
-    command = [sys.executable, "-c", code, str(images / "cat.jpg"), "--vocabulary", "cat, wall", *arguments]
-    variables = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    words_of_command = ["-c", code, images / "cat.jpg", "--vocabulary", "cat, wall", *arguments]
+    done = forked.run(words_of_command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(repository)})
     assert done.returncode == 2
     assert_one_error(done.stderr, words)
 
@@ -339,9 +331,9 @@ def assert_one_error(stderr: str, words: tuple[str, ...]) -> None:
     assert all(word in errors[0] for word in words), errors[0]
 
 
-def test_a_large_image_gets_a_label_map_of_its_own_size(repository: Path, tmp_path: Path) -> None:
+def test_a_large_image_gets_a_label_map_of_its_own_size(tmp_path: Path) -> None:
     Image.fromarray(skimage.data.coffee()).resize((2100, 1400)).save(tmp_path / "large.jpg")
-    done = segment(repository, tmp_path / "large.jpg", "--vocabulary", CLASSES, "--output", tmp_path / "out", *CPU)
+    done = segment(tmp_path / "large.jpg", "--vocabulary", CLASSES, "--output", tmp_path / "out", *CPU)
     assert done.returncode == 0, done.stderr
     assert "label maps enlarged" in done.stderr
     facts, labels = load(tmp_path / "out" / "large.json"), np.array(Image.open(tmp_path / "out" / "large.png"))

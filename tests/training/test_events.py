@@ -69,7 +69,7 @@ def test_images_of_predictions_are_shown(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     monkeypatch.setattr(training_log, "ESTIMATED_AFTER", 2)
-    words = [*command(tmp_path)[2:], *EVALUATED, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2"]
+    words = [*command(tmp_path)[1:], *EVALUATED, "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2"]
     assert main(parse_arguments(words)) == 0
     said = capfd.readouterr()
     pattern = r"2 steps are left: about \d+:\d\d:\d\d at [\d.]+ s each, .*; memory: .*\d GiB"
@@ -94,7 +94,7 @@ def test_one_training_a_folder(world: Path, monkeypatch: pytest.MonkeyPatch, tmp
         locked(tmp_path / LOCK, "busy"),
         pytest.raises(UserError, match=rf"{tmp_path.name}: another training is writing here; .* OUTPUT_DIR"),
     ):
-        main(parse_arguments(command(tmp_path)[2:]))
+        main(parse_arguments(command(tmp_path)[1:]))
 
 
 def test_weights_and_biases_is_asked_for_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

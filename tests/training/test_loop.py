@@ -8,12 +8,11 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -173,7 +172,7 @@ def test_a_diverging_loss_ends_the_training(small_config: CfgNode, tmp_path: Pat
 
 
 def command(output: Path, *more: str) -> list[str]:
-    return [sys.executable, "train_net.py", "--config-file", "tests/assets/tiny.yaml", *more, *small_model_keys(output)]
+    return ["train_net.py", "--config-file", "tests/assets/tiny.yaml", *more, *small_model_keys(output)]
 
 
 @pytest.fixture
@@ -193,12 +192,7 @@ def test_killed_at_a_random_step_it_continues_as_if_nothing_had_happened(
     print(f"random.Random({seed})")  # pytest shows it where the test fails
     wait = random.Random(seed)
     after = wait.randint(3, 5)
-    started = [
-        subprocess.Popen(
-            [*command(tmp_path / name), *EVALUATED], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
-        )
-        for name in ("whole", "killed")
-    ]
+    started = [forked.start([*command(tmp_path / name), *EVALUATED], env=environment) for name in ("whole", "killed")]
     log, deadline = tmp_path / "killed" / "metrics.json", time.monotonic() + 300
     while time.monotonic() < deadline and not (log.is_file() and len(log.read_bytes().splitlines()) >= after):
         time.sleep(0.01)
@@ -206,14 +200,7 @@ def test_killed_at_a_random_step_it_continues_as_if_nothing_had_happened(
     started[1].send_signal(signal.SIGKILL)
     assert started[1].wait() == -signal.SIGKILL, "it had ended before"
     assert log.is_file(), "it had not begun"
-    done = subprocess.run(
-        [*command(tmp_path / "killed", "--resume"), *EVALUATED],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run([*command(tmp_path / "killed", "--resume"), *EVALUATED], env=environment)
     assert started[0].wait() == 0 and done.returncode == 0, done.stdout + done.stderr
     assert "continuing after step" in done.stdout + done.stderr
     lines = metrics(tmp_path / "whole")
@@ -232,16 +219,8 @@ def test_killed_at_a_random_step_it_continues_as_if_nothing_had_happened(
 @pytest.mark.slow
 def test_two_processes_share_a_batch(environment: dict[str, str], tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = command(tmp_path)
-    arguments[1:1] = launcher
-    done = subprocess.run(
-        [*arguments, "SOLVER.MAX_ITER", "2", "SOLVER.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "4"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    keys = ["SOLVER.MAX_ITER", "2", "SOLVER.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "4"]
+    done = forked.run([*launcher, *command(tmp_path), *keys], env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = metrics(tmp_path)
     assert [line["iteration"] for line in lines] == [1, 2] and lines[1]["total_loss"] < lines[0]["total_loss"]
@@ -255,7 +234,7 @@ def here(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     monkeypatch.chdir(REPOSITORY)
 
     def run(output: Path, *pairs: object) -> tuple[int, str]:
-        parsed = parse_arguments([*command(output)[2:], *map(str, pairs)])
+        parsed = parse_arguments([*command(output)[1:], *map(str, pairs)])
         status = run_command(lambda: main(parsed))
         for name in ("detectron2", "fvcore", "maft", "reason"):
             logging.getLogger(name).handlers.clear()  # of a stream that pytest closes after the test
