@@ -51,7 +51,7 @@ def test_the_notebook_runs_and_shows_what_is_stored_in_it(folder: Path) -> None:
             cell.outputs, cell.execution_count = [], None
     resources = {"metadata": {"path": str(folder / "docs")}}
     NotebookClient(fresh, timeout=300, kernel_name="python3", resources=resources).execute()
-    before, after = _pictures(stored), _pictures(fresh)
+    before, after = _images(stored), _images(fresh)
     assert len(before) == 4
     for expected, found in zip(before, after, strict=True):
         # Another processor rounds differently, and a few pixels on a border may change their class.
@@ -65,7 +65,7 @@ def _outputs(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def _pictures(notebook: Any) -> list[np.ndarray]:
+def _images(notebook: Any) -> list[np.ndarray]:
     found = [output.get("data", {}) for output in _outputs(notebook)]
     encoded = [data.get("image/jpeg") or data.get("image/png") for data in found]
     return [

@@ -39,9 +39,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = root / "datasets" / "VOCdevkit" / "VOC2012" / "annotations_ovs" / "val"
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    pictures = (skimage.data.chelsea(), skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()[:200])
-    for number, (stem, picture) in enumerate(zip(STEMS, pictures, strict=True)):
-        small = Image.fromarray(picture).resize((150 + 11 * number, 110))
+    photographs = (
+        skimage.data.chelsea(),
+        skimage.data.astronaut(),
+        skimage.data.coffee(),
+        skimage.data.chelsea()[:200],
+    )
+    for number, (stem, photograph) in enumerate(zip(STEMS, photographs, strict=True)):
+        small = Image.fromarray(photograph).resize((150 + 11 * number, 110))
         small.save(images / f"{stem}.jpg")
         label = np.full((110, 150 + 11 * number), 255, dtype=np.uint8)
         label[20:90, 30:100] = 7 + number
@@ -413,7 +418,7 @@ def test_no_config_and_nothing_to_train_on() -> None:
 
 @pytest.mark.usefixtures("in_repository")
 def test_reasons_of_two_folders_do_not_mix(world: Path, tmp_path: Path) -> None:
-    """Where the folder of the model is there, the one without the model level is not looked into for any picture."""
+    """Where the folder of the model is there, the one without the model level is not looked into for any image."""
     shutil.copytree(world / "image_reason", tmp_path / "image_reason")
     (tmp_path / "image_reason" / "model" / "voc20").mkdir(parents=True)
     folder = tmp_path / "image_reason" / "model"

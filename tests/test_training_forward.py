@@ -123,8 +123,8 @@ def test_the_mask_head_does_not_teach_the_backbone(model: MAFT_Plus) -> None:
     assert model.sem_seg_head.pixel_decoder.mask_features.weight.grad is not None
 
 
-def test_pictures_of_a_batch_are_padded_to_the_largest(model: MAFT_Plus) -> None:
-    """A picture beside larger ones is as one that was black (after normalisation: zero) there from the start."""
+def test_images_of_a_batch_are_padded_to_the_largest(model: MAFT_Plus) -> None:
+    """An image beside larger ones is as one that was black (after normalisation: zero) there from the start."""
     padded = model.pad(torch.full((3, 40, 33), 200, dtype=torch.uint8), at_least=(65, 50))
     assert padded.shape == (3, 96, 64)
     assert padded[:, :40, :33].ne(0).all() and not padded[:, 40:].any() and not padded[:, :, 33:].any()
@@ -138,7 +138,7 @@ def test_masks_as_tensor_or_as_bitmasks(model: MAFT_Plus) -> None:
     assert ours == theirs
 
 
-def test_pictures_without_any_instance(model: MAFT_Plus) -> None:
+def test_images_without_any_instance(model: MAFT_Plus) -> None:
     losses = losses_of(model, [record(64, 64, []), record(32, 64, [], seed=1)])
     assert losses["loss_mask"] == losses["loss_dice"] == losses["ranking_loss"] == 0
     assert losses["loss_ce"] > 0 and losses["rc_loss"] > 0
@@ -157,7 +157,7 @@ def test_under_autocast_losses_are_float32_and_near(model: MAFT_Plus) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.trainable_parameters().values())
 
 
-def test_a_few_steps_learn_a_picture_and_leave_the_frozen_alone() -> None:
+def test_a_few_steps_learn_an_image_and_leave_the_frozen_alone() -> None:
     torch.manual_seed(0)
     model = build_network(config(), training=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -185,9 +185,9 @@ def test_evaluation_is_the_same_in_a_model_that_can_learn(model: MAFT_Plus) -> N
     for network in (model, other):
         network.uses_reasons = False
         network.settings = replace(network.settings, reasons=False)
-    picture = record(64, 80, [0])
+    image = record(64, 80, [0])
     with torch.inference_mode():
-        ours, theirs = model.eval()([picture])[0]["sem_seg"], other([picture])[0]["sem_seg"]
+        ours, theirs = model.eval()([image])[0]["sem_seg"], other([image])[0]["sem_seg"]
     assert torch.equal(ours, theirs)
 
 
@@ -195,9 +195,9 @@ def test_an_input_may_do_without_the_scores_of_all_classes(model: MAFT_Plus) -> 
     """What evaluation asks for: the same labels, and no array of every class at every pixel."""
     model.uses_reasons = False
     model.settings = replace(model.settings, reasons=False)
-    picture = {**record(64, 80, [0]), "height": 40, "width": 50}
+    image = {**record(64, 80, [0]), "height": 40, "width": 50}
     with torch.inference_mode():
-        (whole,), (lean,) = model.eval()([picture]), model([{**picture, "class_maps_only": True}])
+        (whole,), (lean,) = model.eval()([image]), model([{**image, "class_maps_only": True}])
     assert set(whole) - set(lean) == {"sem_seg"} and whole["sem_seg"].shape[-2:] == (40, 50)
     assert torch.equal(lean["class_maps"].labels(), whole["sem_seg"].argmax(dim=0))
 
@@ -205,16 +205,16 @@ def test_an_input_may_do_without_the_scores_of_all_classes(model: MAFT_Plus) -> 
 def test_bfloat16_is_for_what_sees_the_image_and_scores_stay_float32(model: MAFT_Plus) -> None:
     model.uses_reasons = False
     model.settings = replace(model.settings, reasons=False)
-    picture, half = record(64, 80, [0]), config(**{"MODEL.PRECISION": "bfloat16"})
+    image, half = record(64, 80, [0]), config(**{"MODEL.PRECISION": "bfloat16"})
     with torch.inference_mode():
-        (exact,) = model.eval()([picture])
+        (exact,) = model.eval()([image])
         with precision(config()):
-            assert torch.equal(model([picture])[0]["sem_seg"], exact["sem_seg"])
+            assert torch.equal(model([image])[0]["sem_seg"], exact["sem_seg"])
         with precision(half):
-            (view,) = model.look([picture["image"]])
-            (rounded,) = model([picture])
+            (view,) = model.look([image["image"]])
+            (rounded,) = model([image])
         assert view.regions.class_embeddings.dtype == torch.bfloat16
-        given = model.classifier_for(picture)
+        given = model.classifier_for(image)
         outside = model.results(view, given, (64, 80))["class_maps"].scores()
     assert rounded["sem_seg"].dtype == torch.float32 and not torch.equal(rounded["sem_seg"], exact["sem_seg"])
     assert torch.equal(rounded["sem_seg"], outside)

@@ -14,7 +14,7 @@ from probe import outcome
 SIDES = (1, 2, 31, 127, 300, 333, 375, 427, 480, 499, 500, 599, 601, 640, 799, 800, 801, 1023, 1332, 1333, 1334, 2999)
 
 
-def _picture(height: int, width: int, *tail: int) -> np.ndarray:
+def _image(height: int, width: int, *tail: int) -> np.ndarray:
     return np.random.default_rng(height * 10007 + width).integers(0, 256, (height, width, *tail), dtype=np.uint8)
 
 
@@ -26,7 +26,7 @@ def probe_output_shapes(folder: Path) -> Any:
 
 
 def probe_chosen_lengths(folder: Path) -> Any:
-    picture = _picture(37, 53, 3)
+    image = _image(37, 53, 3)
     results = []
     for arguments in (
         {"short_edge_length": 64},
@@ -38,8 +38,8 @@ def probe_chosen_lengths(folder: Path) -> Any:
     ):
         np.random.seed(3)
         augmentation = T.ResizeShortestEdge(**arguments)
-        transforms = [augmentation.get_transform(picture) for _ in range(5)]
-        results.append([[type(one).__name__, one.apply_image(picture).shape] for one in transforms])
+        transforms = [augmentation.get_transform(image) for _ in range(5)]
+        results.append([[type(one).__name__, one.apply_image(image).shape] for one in transforms])
     results.append(outcome(lambda: T.ResizeShortestEdge([1, 2, 3])))
     results.append(outcome(lambda: T.ResizeShortestEdge(10, sample_style="other")))
     return results
@@ -50,10 +50,10 @@ def probe_resized_pixels(folder: Path) -> Any:
     for height, width, new_height, new_width in ((37, 53, 74, 106), (53, 37, 20, 14), (31, 31, 47, 47), (8, 9, 9, 8)):
         resize = T.ResizeTransform(height, width, new_height, new_width)
         cubic = T.ResizeTransform(height, width, new_height, new_width, Image.BICUBIC)
-        colour, grey = _picture(height, width, 3), _picture(height, width)
+        colour, grey = _image(height, width, 3), _image(height, width)
         for image in (colour, grey, grey[:, :, None], colour[:, :, ::-1], colour.transpose(1, 0, 2).transpose(1, 0, 2)):
             results += [resize.apply_image(image), cubic.apply_image(image), resize.apply_segmentation(image)]
-        for image in (colour / np.float32(255), grey / 255.0, _picture(height, width, 2, 3).astype(np.float32)):
+        for image in (colour / np.float32(255), grey / 255.0, _image(height, width, 2, 3).astype(np.float32)):
             results += [resize.apply_image(image), cubic.apply_image(image), resize.apply_segmentation(image)]
         results.append(resize.apply_image(colour.astype(np.float32)[:, ::-1]))
         results.append(outcome(lambda resize=resize, grey=grey: resize.apply_segmentation(grey.astype(np.int32))))
@@ -76,45 +76,45 @@ class _NoTransform(T.Augmentation):
 
 def probe_augmentations(folder: Path) -> Any:
     def made() -> T.AugInput:
-        labels = _picture(20, 30) % 40
-        return T.AugInput(_picture(20, 30, 3), boxes=np.array([[1.0, 2.0, 11.0, 12.0]]), sem_seg=labels)
+        labels = _image(20, 30) % 40
+        return T.AugInput(_image(20, 30, 3), boxes=np.array([[1.0, 2.0, 11.0, 12.0]]), sem_seg=labels)
 
     first = made()
     chosen = T.AugmentationList([T.ResizeShortestEdge(45, 60), T.NoOpTransform(), _SeesBoth()])(first)
     second = made()
     same, transforms = T.apply_augmentations([T.ResizeTransform(20, 30, 40, 60)], second)
-    image, _ = T.apply_augmentations([T.ResizeShortestEdge(10)], _picture(20, 30, 3))
+    image, _ = T.apply_augmentations([T.ResizeShortestEdge(10)], _image(20, 30, 3))
     return [
         [first.image, first.boxes, first.sem_seg, len(chosen.transforms), type(chosen).__name__],
-        [same is second, second.image, len(transforms.transforms), transforms.apply_segmentation(_picture(20, 30))],
+        [same is second, second.image, len(transforms.transforms), transforms.apply_segmentation(_image(20, 30))],
         image,
-        chosen.apply_image(_picture(20, 30, 3)),
-        made().apply_augmentations([T.NoOpTransform()]).apply_image(_picture(4, 4)),
+        chosen.apply_image(_image(20, 30, 3)),
+        made().apply_augmentations([T.NoOpTransform()]).apply_image(_image(4, 4)),
         outcome(lambda: _NoTransform()(made())),
-        outcome(lambda: _SeesBoth()(T.AugInput(_picture(20, 30, 3)))),
+        outcome(lambda: _SeesBoth()(T.AugInput(_image(20, 30, 3)))),
         outcome(lambda: T.AugmentationList(["text"])),
         outcome(lambda: T.AugInput([[1, 2]])),
         outcome(lambda: T.AugInput(np.zeros(3))),
-        outcome(lambda: T.Augmentation().get_transform(_picture(4, 4))),
+        outcome(lambda: T.Augmentation().get_transform(_image(4, 4))),
     ]
 
 
-def _write_pictures(folder: Path) -> list[str]:
-    colour = Image.fromarray(_picture(24, 36, 3))
+def _write_images(folder: Path) -> list[str]:
+    colour = Image.fromarray(_image(24, 36, 3))
     colour.save(folder / "colour.png")
     colour.convert("L").save(folder / "grey.png")
     colour.convert("P").save(folder / "palette.png")
     colour.convert("RGBA").save(folder / "alpha.png")
     colour.convert("CMYK").save(folder / "cmyk.jpg")
     colour.convert("1").save(folder / "bits.png")
-    Image.fromarray(_picture(24, 36).astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(_image(24, 36).astype(np.uint16) * 257).save(folder / "deep.png")
     for orientation in range(10):
         exif = Image.Exif()
         exif[0x0112] = orientation
         colour.save(folder / f"turned_{orientation}.jpg", exif=exif, quality=95)
         colour.convert("L").save(folder / f"turned_grey_{orientation}.png", exif=exif)
     colour.save(folder / "broken_exif.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    (folder / "text.jpg").write_text("no picture", encoding="utf-8")
+    (folder / "text.jpg").write_text("no image", encoding="utf-8")
     (folder / "empty.png").write_bytes(b"")
     whole = (folder / "turned_6.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
@@ -122,7 +122,7 @@ def _write_pictures(folder: Path) -> list[str]:
 
 
 def probe_read_image(folder: Path) -> Any:
-    names = _write_pictures(folder)
+    names = _write_images(folder)
     formats = (None, "RGB", "BGR", "L", "no such mode")
     return {
         f"{name} as {format}": outcome(lambda name=name, format=format: read_image(str(folder / name), format=format))

@@ -50,7 +50,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "sets"
 
 
-def picture(path: Path, size: tuple[int, int] = (6, 4)) -> Path:
+def image(path: Path, size: tuple[int, int] = (6, 4)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (10, 200, 30)).save(path)
     return path
@@ -126,9 +126,9 @@ def alternatives() -> Iterator[Any]:
 @pytest.mark.parametrize(("spec", "base", "images", "labels"), list(alternatives()))
 def test_every_tree_is_found(root: Path, spec: DatasetSpec, base: str, images: str, labels: str) -> None:
     extension = spec.label_extensions[0]
-    picture(root / base / images / "b.jpg")
-    picture(root / base / images / "a.v2.JPG")
-    picture(root / base / images / "unlabelled.jpg")
+    image(root / base / images / "b.jpg")
+    image(root / base / images / "a.v2.JPG")
+    image(root / base / images / "unlabelled.jpg")
     label(root / base / labels / f"b.{extension}", spec.ignore_label)
     label(root / base / labels / f"a.v2.{extension}")
     records = DatasetCatalog.get(spec.name)
@@ -156,17 +156,17 @@ def test_the_documented_tree_comes_first(root: Path) -> None:
     base = root / "VOCdevkit" / "VOC2010"
     for labels in ("annotations_detectron2/pc59_val", "annotations_detectron2_ovs/pc59_val"):
         label(base / labels / "a.png")
-    picture(base / "JPEGImages" / "a.jpg")
-    picture(base / "images" / "a.jpg")
+    image(base / "JPEGImages" / "a.jpg")
+    image(base / "images" / "a.jpg")
     paths = dataset_paths("openvocab_pascal_ctx59_sem_seg_val")
     assert paths.images == base / "images" and paths.labels == base / "annotations_detectron2_ovs/pc59_val"
 
 
 def test_the_fullest_image_folder_is_meant(root: Path) -> None:
     base = root / "VOCdevkit" / "VOC2010"
-    picture(base / "images" / "a.jpg")
+    image(base / "images" / "a.jpg")
     for stem in ("a", "b"):
-        picture(base / "JPEGImages" / f"{stem}.jpg")
+        image(base / "JPEGImages" / f"{stem}.jpg")
         label(base / "annotations_detectron2_ovs" / "pc59_val" / f"{stem}.png")
     assert dataset_paths("openvocab_pascal_ctx59_sem_seg_val").images == base / "JPEGImages"
 
@@ -196,7 +196,7 @@ def test_unknown_name() -> None:
 
 def test_labels_without_image_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = root / "ade" / "ADEChallengeData2016"
-    picture(base / "images" / "validation" / "a.jpg")
+    image(base / "images" / "validation" / "a.jpg")
     for stem in ("a", "b", "c"):
         label(base / "annotations_detectron2" / "validation" / f"{stem}.png")
     with caplog.at_level(logging.WARNING):
@@ -206,7 +206,7 @@ def test_labels_without_image_are_counted(root: Path, caplog: pytest.LogCaptureF
 
 def test_labels_without_any_image(root: Path) -> None:
     base = root / "ade" / "ADEChallengeData2016"
-    picture(base / "images" / "validation" / "x.jpg")
+    image(base / "images" / "validation" / "x.jpg")
     label(base / "annotations_detectron2" / "validation" / "a.png")
     with pytest.raises(UserError, match=r"has 1 label maps, but none of their images is in .*images/validation"):
         DatasetCatalog.get("openvocab_ade20k_sem_seg_val")
@@ -216,7 +216,7 @@ def test_the_root_may_move(root: Path, tmp_path: Path, monkeypatch: pytest.Monke
     name = "openvocab_ade20k_sem_seg_val"
     for place in (root, tmp_path / "other"):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(place))
-        picture(place / "ADEChallengeData2016" / "images" / "validation" / "a.jpg")
+        image(place / "ADEChallengeData2016" / "images" / "validation" / "a.jpg")
         label(place / "ADEChallengeData2016" / "annotations_detectron2" / "validation" / "a.png")
         (record,) = DatasetCatalog.get(name)
         assert record["file_name"].startswith(str(place))
@@ -241,8 +241,8 @@ def panoptic_document(**changes: Any) -> dict[str, Any]:
 
 def panoptic_tree(base: Path, folder: str, document: Any) -> None:
     for stem in ("a", "b"):
-        picture(base / "images" / "validation" / f"{stem}.jpg")
-        picture(base / folder / f"{stem}.png")
+        image(base / "images" / "validation" / f"{stem}.jpg")
+        image(base / folder / f"{stem}.png")
     text = document if isinstance(document, str) else json.dumps(document)
     (base / f"{folder}.json").write_text(text, encoding="utf-8")
 
@@ -321,7 +321,7 @@ def test_missing_panoptic_parts(root: Path, caplog: pytest.LogCaptureFixture) ->
 
 def test_instance_records(root: Path) -> None:
     name, base = "openvocab_ade20k_instance_val", root / "ade" / "ADEChallengeData2016"
-    picture(base / "images" / "validation" / "a.jpg")
+    image(base / "images" / "validation" / "a.jpg")
     file = base / "ade20k_instance_val.json"
     entry = {"id": 5, "file_name": "a.jpg", "height": 4, "width": 6}
     file.write_text(json.dumps({"images": [entry], "annotations": []}))
@@ -338,7 +338,7 @@ def test_instance_records(root: Path) -> None:
 )
 def test_an_instance_file_without_images_says_so(root: Path, document: Any, words: str) -> None:
     base = root / "ade" / "ADEChallengeData2016"
-    picture(base / "images" / "validation" / "a.jpg")
+    image(base / "images" / "validation" / "a.jpg")
     (base / "ade20k_instance_val.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=rf"ade20k_instance_val\.json: (lists )?{words}"):
         DatasetCatalog.get("openvocab_ade20k_instance_val")
@@ -351,11 +351,11 @@ def test_the_home_folder_in_the_environment_is_found(tmp_path: Path, monkeypatch
 
 
 def test_custom_semantic_data_set(tmp_path: Path) -> None:
-    picture(tmp_path / "pictures" / "a.png")
+    image(tmp_path / "images" / "a.png")
     label(tmp_path / "maps" / "a.tif", 300)
     for vocabulary in (parse_vocabulary("cat; dog, hound"), "pc459"):
         # The second call replaces what the first one registered.
-        register_custom("of_mine", vocabulary, tmp_path / "pictures", tmp_path / "maps", ignore_label=65535)
+        register_custom("of_mine", vocabulary, tmp_path / "images", tmp_path / "maps", ignore_label=65535)
     (record,) = DatasetCatalog.get("of_mine")
     assert record["sem_seg_file_name"] == str(tmp_path / "maps" / "a.tif") and record["meta"] == {"dataname": "of_mine"}
     metadata = MetadataCatalog.get("of_mine")

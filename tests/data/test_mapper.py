@@ -126,7 +126,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
             path.write_bytes(data[:size])
             with pytest.raises(UserError, match=f"cut.{suffix}: not (readable as|an image but an empty)"):
                 mapper({"file_name": str(path)})
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"text\.jpg: not readable as an image"):
         mapper({"file_name": str(tmp_path / "text.jpg")})
 

@@ -49,7 +49,7 @@ def average(direct, sentences: list[str]) -> Tensor:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Reason files: generic ones, and of the pictures `seen` and `other` (which names no class)."""
+    """Reason files: generic ones, and of the images `seen` and `other` (which names no class)."""
     (tmp_path / "generic.json").write_text(json.dumps(GENERIC))
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "seen.json").write_text(json.dumps(image_document(SEEN)))
@@ -230,7 +230,7 @@ def test_fold_rows_by_hand() -> None:
 
 @pytest.fixture
 def feature_file(make: MakeSource, folder: Path) -> Path:
-    """The feature file of the picture `seen`, made by the same CLIP."""
+    """The feature file of the image `seen`, made by the same CLIP."""
     classifier = make().classifier(SYNONYMS, "seen.jpg")
     path = feature_file_path(folder / "features", "pets", "Convnext-B", "seen")
     assert classifier.class_index is not None

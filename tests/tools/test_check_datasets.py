@@ -23,7 +23,7 @@ ADE = Path("ade/ADEChallengeData2016")
 PC459 = Path("VOCdevkit/VOC2010")
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE, **options: Any) -> None:
+def write_image(path: Path, size: tuple[int, int] = SIZE, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(3).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, quality=90, **options)
@@ -35,14 +35,14 @@ def label_map(path: Path, values: np.ndarray) -> None:
 
 
 def labels_with(*values: int, dtype: type = np.uint8) -> np.ndarray:
-    """A label map of the pictures' size with these values in turn."""
+    """A label map of the images' size with these values in turn."""
     return np.resize(np.array(values, dtype), (SIZE[1], SIZE[0]))
 
 
 def ade150(root: Path, number: int = 3) -> Path:
     base = root / ADE
     for place in range(number):
-        picture(base / f"images/validation/ADE_val_{place:08d}.jpg")
+        write_image(base / f"images/validation/ADE_val_{place:08d}.jpg")
         label_map(base / f"annotations_detectron2/validation/ADE_val_{place:08d}.png", labels_with(place, 149, 255))
     return base
 
@@ -50,7 +50,7 @@ def ade150(root: Path, number: int = 3) -> Path:
 def pc459(root: Path, suffix: str = "tif") -> Path:
     base = root / PC459
     for place in range(3):
-        picture(base / f"images/2008_00000{place}.jpg")
+        write_image(base / f"images/2008_00000{place}.jpg")
         label_map(
             base / f"annotations_detectron2_ovs/pc459_val/2008_00000{place}.{suffix}",
             labels_with(place, 300 + place, 458, 65535, dtype=np.uint16),
@@ -65,7 +65,7 @@ def panoptic(root: Path) -> Path:
     images, annotations = [], []
     for place in range(2):
         stem = f"ADE_val_{place:08d}"
-        picture(base / f"images/validation/{stem}.jpg")
+        write_image(base / f"images/validation/{stem}.jpg")
         label_map(base / f"annotations_detectron2/validation/{stem}.png", labels_with(place, 149))
         ids = np.zeros((SIZE[1], SIZE[0]), np.int64)
         ids[:, :5], ids[:, 5:9] = 7, 70000
@@ -84,7 +84,7 @@ def panoptic(root: Path) -> Path:
 def instances(root: Path) -> Path:
     base = root / ADE
     thing = next(entry for entry in load_vocabulary("ade150").classes if entry.thing)
-    picture(base / "images/validation/ADE_val_00000001.jpg")
+    write_image(base / "images/validation/ADE_val_00000001.jpg")
     entry = {"id": 1, "file_name": "ADE_val_00000001.jpg", "width": SIZE[0], "height": SIZE[1]}
     annotation = {
         "id": 1,
@@ -184,7 +184,7 @@ def _raw_values(base: Path) -> None:
 
 
 def _coloured(base: Path) -> None:
-    picture(base / "annotations_detectron2/validation/ADE_val_00000001.png")
+    write_image(base / "annotations_detectron2/validation/ADE_val_00000001.png")
 
 
 def _truncated_label(base: Path) -> None:
@@ -202,7 +202,7 @@ def _empty_image(base: Path) -> None:
 
 
 def _other_size(base: Path) -> None:
-    picture(base / "images/validation/ADE_val_00000001.jpg", (SIZE[1], SIZE[0]))
+    write_image(base / "images/validation/ADE_val_00000001.jpg", (SIZE[1], SIZE[0]))
 
 
 @pytest.mark.parametrize(
@@ -231,10 +231,10 @@ def test_exif_orientation_is_reported_and_labels_lie_on_the_stored_pixels(tmp_pa
     base = ade150(tmp_path)
     exif = Image.Exif()
     for number, exif[274] in ((0, 3), (1, 6)):
-        picture(base / f"images/validation/ADE_val_0000000{number}.jpg", SIZE, exif=exif)
+        write_image(base / f"images/validation/ADE_val_0000000{number}.jpg", SIZE, exif=exif)
     report = only(tmp_path, "ade150")
     assert report.state == "ok" and "2 images have an EXIF orientation (3: 1, 6: 1)" in report.notes[0]
-    picture(base / "images/validation/ADE_val_00000001.jpg", SIZE[::-1], exif=exif)
+    write_image(base / "images/validation/ADE_val_00000001.jpg", SIZE[::-1], exif=exif)
     report = only(tmp_path, "ade150")
     assert kinds(report) == {"size": 1} and "EXIF orientation 6" in shown(report)
 
@@ -247,7 +247,7 @@ def test_labels_that_are_all_ignored_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_shared_image_folder_may_hold_more(tmp_path: Path) -> None:
     base = pc459(tmp_path)
-    picture(base / "images/2010_009999.jpg")
+    write_image(base / "images/2010_009999.jpg")
     report = only(tmp_path, "pc459")
     assert report.state == "ok" and report.notes == [
         "1 images without label; the image folder is one of several splits"
@@ -305,7 +305,7 @@ def test_segments_of_ade20k_may_be_covered_by_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("area", [39, 41])
 def test_areas_of_coco_panoptic_are_exact(tmp_path: Path, area: int) -> None:
     base = tmp_path / "coco"
-    picture(base / "train2017/000000000009.jpg")
+    write_image(base / "train2017/000000000009.jpg")
     ids = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     ids[:, :5, 0] = 7
     label_map(base / "panoptic_train2017/000000000009.png", ids)
@@ -367,7 +367,7 @@ def test_each_fault_of_an_instance_file_is_found(tmp_path: Path, field: str, val
 
 def test_instance_images_are_compared_with_the_file(tmp_path: Path) -> None:
     base = instances(tmp_path)
-    picture(base / "images/validation/ADE_val_00000001.jpg", (20, 20))
+    write_image(base / "images/validation/ADE_val_00000001.jpg", (20, 20))
     assert kinds(only(tmp_path, "ade150_instances")) == {"size": 1}
 
 

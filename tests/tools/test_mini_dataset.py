@@ -23,13 +23,13 @@ from tools.mini.scenes import render_scene
 from tools.mini.shipped_reasons import shipped_generic, shipped_images
 from tools.mini.world import VAL_CLASSES, class_groups, vocabulary
 
-PICTURES = {"train": 4, "val": 6, "closed": 3}
+IMAGES = {"train": 4, "val": 6, "closed": 3}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mini")
-    prepare(folder, counts=PICTURES)
+    prepare(folder, counts=IMAGES)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_what_is_written_is_what_was_drawn_and_observed(root: Path) -> None:
         layout = Layout(root, split)
         assert load_vocabulary(layout.vocabulary) == vocabulary(split)
         document = read_json(layout.panoptic_json)
-        assert len(document["images"]) == PICTURES[split]
+        assert len(document["images"]) == IMAGES[split]
         for number, (image, annotation) in enumerate(zip(document["images"], document["annotations"], strict=True)):
             scene, name = render_scene(number, split), image["file_name"]
             assert np.array_equal(np.asarray(Image.open(layout.images / name)), scene.image)
@@ -67,13 +67,13 @@ def test_what_is_written_is_what_was_drawn_and_observed(root: Path) -> None:
 def test_a_second_time_changes_nothing_and_other_sources_draw_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = prepare(tmp_path, ("val",), PICTURES)["val"]
+    layout = prepare(tmp_path, ("val",), IMAGES)["val"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    prepare(tmp_path, ("val",), PICTURES)
+    prepare(tmp_path, ("val",), IMAGES)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     monkeypatch.setattr(dataset, "_source_hash", lambda: "another")
     (layout.images / "stray.png").write_bytes(b"")
-    prepare(tmp_path, ("val",), PICTURES)
+    prepare(tmp_path, ("val",), IMAGES)
     assert read_json(layout.marker)["sources"] == "another"
     fresh, first = contents(layout.folder), contents(root / "val")
     assert {key: value for key, value in fresh.items() if key != "prepared.json"} == {
@@ -84,9 +84,9 @@ def test_a_second_time_changes_nothing_and_other_sources_draw_anew(
 
 def test_several_at_once_leave_one_whole_split(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: prepare(tmp_path, ("val",), PICTURES), range(3)))
+        list(pool.map(lambda _: prepare(tmp_path, ("val",), IMAGES), range(3)))
     assert [path.name for path in tmp_path.iterdir()] == ["val"]
-    assert len(list(Layout(tmp_path, "val").images.iterdir())) == PICTURES["val"]
+    assert len(list(Layout(tmp_path, "val").images.iterdir())) == IMAGES["val"]
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(dataset, "dump_generic", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path, ("val",), PICTURES)
+        prepare(tmp_path, ("val",), IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,13 +103,13 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
-        prepare(tmp_path / "mini", ("val",), PICTURES)
+        prepare(tmp_path / "mini", ("val",), IMAGES)
 
 
 def test_registered_data_sets_give_records_with_labels_and_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "COUNTS", PICTURES)
+    monkeypatch.setattr(dataset, "COUNTS", IMAGES)
     names = register(tmp_path)
     assert names == tuple(f"mini_{split}_{kind}" for split in SPLITS for kind in ("sem_seg", "panoptic"))
     assert set(names) <= set(dataset_names())
@@ -118,7 +118,7 @@ def test_registered_data_sets_give_records_with_labels_and_groups(
     for split in dataset.SPLITS:
         semantic = DatasetCatalog.get(f"mini_{split}_sem_seg")
         panoptic = DatasetCatalog.get(f"mini_{split}_panoptic")
-        assert len(semantic) == len(panoptic) == PICTURES[split]
+        assert len(semantic) == len(panoptic) == IMAGES[split]
         assert [record["file_name"] for record in semantic] == [record["file_name"] for record in panoptic]
         assert all(Path(record["sem_seg_file_name"]).is_file() for record in (*semantic, *panoptic))
         metadata = MetadataCatalog.get(f"mini_{split}_panoptic")

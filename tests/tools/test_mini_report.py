@@ -46,7 +46,7 @@ from tools.mini.scenes import render_scene
 from tools.mini.sed_designs import design_methods
 from tools.mini.world import GROUPS, VAL_CLASSES, values_of
 
-PICTURES = {"train": 2, "val": 12, "closed": 2}
+IMAGES = {"train": 2, "val": 12, "closed": 2}
 NEW = [index for index, entry in enumerate(VAL_CLASSES) if entry.group == "new"]
 PROVENANCE = {"config_file": "configs/mini/eval_reason.yaml", "weights_file": "some.safetensors", "weights_hash": "abc"}
 CHROMIUM = next(
@@ -96,7 +96,7 @@ def evaluate(folder: Path, method: str, *, save: bool, dataset: str = DATASET, p
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     root = tmp_path_factory.mktemp("mini")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "COUNTS", PICTURES)
+        patch.setattr(dataset, "COUNTS", IMAGES)
         register(root)
     return Layout(root, "val")
 
@@ -105,7 +105,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def output(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "COUNTS", PICTURES)
+        patch.setattr(dataset, "COUNTS", IMAGES)
         for method in (*main_methods(layout), *sed_methods(layout)):
             evaluate(folder / method.name, method.name, save=method.shown, panoptic=method.panoptic)
         evaluate(folder / CLOSED.name, "image", save=False, dataset=CLOSED.dataset)
@@ -199,9 +199,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_page_shows_every_picture_with_the_reason_that_made_the_difference(page: Path, layout: Layout) -> None:
+def test_page_shows_every_image_with_the_reason_that_made_the_difference(page: Path, layout: Layout) -> None:
     shown = Page(page)
-    assert len(shown.images) == 8 * PICTURES["val"]  # image, truth, three results, segments, two results of SED
+    assert len(shown.images) == 8 * IMAGES["val"]  # image, truth, three results, segments, two results of SED
     for uri in shown.images:
         head, data = uri.split(",", 1)
         assert head == "data:image/webp;base64"
@@ -279,7 +279,7 @@ def test_page_opens_in_a_browser_without_a_complaint(page: Path, tmp_path: Path)
     for path in (page, counting):
         done = subprocess.run([*words, path.as_uri()], capture_output=True, text=True, timeout=240, check=True)
         assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert re.search(rf"images {8 * PICTURES['val']} broken 0 wide 1280<", done.stdout), done.stdout[-300:]
+    assert re.search(rf"images {8 * IMAGES['val']} broken 0 wide 1280<", done.stdout), done.stdout[-300:]
 
 
 def test_sweep_is_shown_with_its_origin(layout: Layout, output: Path, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_methods_name_files_that_are_there(layout: Layout) -> None:
             folder = method.keys["MODEL.REASON_DIR"]
             assert bool(folder) == method.name.removeprefix("sed_").startswith("image")
             files = list((Path(folder) / dataset.REASON_DATA).glob("*.json")) if folder else []
-            assert len(files) == (PICTURES["val"] if folder else 0)
+            assert len(files) == (IMAGES["val"] if folder else 0)
 
 
 def test_what_is_missing_or_mixed_is_one_line(layout: Layout, output: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tools.mini.results import DATASET, read_evaluation, scores_of
 from tools.mini.train import shipped
 from tools.mini.world import GROUPS
 
-PICTURES = {"train": 2, "val": 3, "closed": 2}
+IMAGES = {"train": 2, "val": 3, "closed": 2}
 FIRST_TWO = "mini_val_2_sem_seg"
 
 
@@ -41,7 +41,7 @@ def few(monkeypatch: pytest.MonkeyPatch, root: Path, in_repository: None) -> Non
     """Three images below a folder of their own; and what train_net.py's tests set up in this process undone."""
     monkeypatch.setattr(logging.getLogger("maft"), "propagate", True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    monkeypatch.setattr(dataset, "COUNTS", PICTURES)
+    monkeypatch.setattr(dataset, "COUNTS", IMAGES)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_missing_weights_are_one_line(few: None, tmp_path: Path, capsys: pytest.
     assert "Traceback" not in error
 
 
-def test_pictures_reach_the_network_in_their_own_size(few: None) -> None:
+def test_images_reach_the_network_in_their_own_size(few: None) -> None:
     """No image is resized or padded: 256 pixels are a multiple of the network's stride."""
     cfg = build_config("configs/mini/eval_reason.yaml", ["MODEL.DEVICE", "cpu"])
     register_datasets(cfg)

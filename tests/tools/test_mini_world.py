@@ -117,7 +117,7 @@ def test_every_validation_class_occurs_often_enough() -> None:
     assert min(counts.values()) >= 5, counts
 
 
-def test_new_kinds_are_held_out_of_every_training_picture(clip_scenes: list[Scene]) -> None:
+def test_new_kinds_are_held_out_of_every_training_image(clip_scenes: list[Scene]) -> None:
     train = [render_scene(seed, split) for split in ("train", "closed") for seed in range(20)]
     free = 0
     for scene in [*train, *clip_scenes]:
@@ -190,7 +190,7 @@ def test_made_up_names_are_many_and_nobodys() -> None:
     assert not names & {kind.name for kind in KINDS}
 
 
-def test_colour_of_a_varying_kind_holds_for_a_picture_and_tells_twins_apart() -> None:
+def test_colour_of_a_varying_kind_holds_for_an_image_and_tells_twins_apart() -> None:
     seen: dict[str, set[str]] = {}
     together = 0
     for seed in range(150):

@@ -116,8 +116,8 @@ def test_panoptic_segments(made: Path) -> None:
         (7, 2, [1, 1, 1, 2]),
         (7, 2, [2, 1, 1, 2]),
     ]
-    picture = np.asarray(Image.open(base / "ade20k_panoptic_val" / "ADE_val_00000001.png")).astype(int)
-    numbers = picture[..., 0] + 256 * picture[..., 1] + 65536 * picture[..., 2]
+    colours = np.asarray(Image.open(base / "ade20k_panoptic_val" / "ADE_val_00000001.png")).astype(int)
+    numbers = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
     wall, sky, person, bed, other = (of["id"] for of in segments)
     assert len({wall, sky, person, bed, other}) == 5
     expected = [
@@ -129,7 +129,7 @@ def test_panoptic_segments(made: Path) -> None:
     assert numbers.tolist() == expected
     # The colours of the vocabulary: stuff and first instances have their class's, the second bed one like it.
     assert (wall, bed) == (120 + 256 * 120 + 65536 * 120, 204 + 256 * 5 + 65536 * 255)
-    assert np.abs(picture[1, 2] - picture[1, 1]).max() <= 30
+    assert np.abs(colours[1, 2] - colours[1, 1]).max() <= 30
     things = {of["id"] for of in document["categories"] if of["isthing"]}
     assert len(document["categories"]) == 150 and len(things) == 100 and {7, 12, 149} <= things
 
@@ -229,17 +229,17 @@ def full_release(folder: Path) -> None:
     street = folder / "ADE20K_2021_17_01" / "images" / "ADE" / "training" / "urban" / "street"
     lawn = folder / "ADE20K_2021_17_01" / "images" / "ADE" / "validation" / "nature" / "lawn"
     large = cv2.resize(skimage.data.coffee(), (1030, 771), interpolation=cv2.INTER_CUBIC)
-    pictures = {
+    images = {
         street / "ADE_train_00000001": large,
         street / "ADE_train_00000002": skimage.data.chelsea()[:120, :130],
         lawn / "ADE_val_00000001": skimage.data.astronaut()[:100, :150],
     }
-    for path, picture in pictures.items():
+    for path, image in images.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path.with_suffix(".jpg"), quality=95)
-        classes = np.zeros(picture.shape, dtype=np.uint8)
-        classes[: picture.shape[0] // 2] = (94, 116, 3)  # sky: 9 * 256 + 116 = 2420
-        classes[picture.shape[0] // 2 :, ::3] = (10, 56, 9)  # building: 256 + 56 = 312
+        Image.fromarray(image).save(path.with_suffix(".jpg"), quality=95)
+        classes = np.zeros(image.shape, dtype=np.uint8)
+        classes[: image.shape[0] // 2] = (94, 116, 3)  # sky: 9 * 256 + 116 = 2420
+        classes[image.shape[0] // 2 :, ::3] = (10, 56, 9)  # building: 256 + 56 = 312
         classes[-20:, :30] = (250, 3, 1)  # 6403: no class of the vocabulary
         Image.fromarray(classes).save(path.with_name(f"{path.name}_seg.png"))
         inner = path / f"instance_000_{path.name}.png"  # as the release has them beside; not label maps
@@ -282,8 +282,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_full_release_labels_and_images(full: Path, split: str, stem: str, size: tuple[int, int]) -> None:
     base = full / "root" / "ade" / "ADE20K_2021_17_01"
-    with Image.open(base / "annotations_detectron2" / split / f"{stem}.tif") as picture:
-        labels = np.asarray(picture)
+    with Image.open(base / "annotations_detectron2" / split / f"{stem}.tif") as image:
+        labels = np.asarray(image)
     assert labels.dtype == np.uint16 and labels.shape == size
     np.testing.assert_array_equal(labels, expected_labels(stem, *size))
     (original,) = (full / "release").rglob(f"{stem}.jpg")
@@ -307,8 +307,8 @@ def test_the_classes_of_the_full_release() -> None:
     vocabulary = load_vocabulary("ade847")
     ids = np.array([entry.dataset_id for entry in vocabulary.classes])
     for tens in (0, 9):  # the last digit of R says nothing
-        picture = np.stack((ids // 256 * 10 + tens, ids % 256, ids % 7), axis=-1).astype(np.uint8)[None]
-        assert class_indices(picture).tolist() == [list(range(847))]
+        image = np.stack((ids // 256 * 10 + tens, ids % 256, ids % 7), axis=-1).astype(np.uint8)[None]
+        assert class_indices(image).tolist() == [list(range(847))]
     assert class_indices(np.array([[[0, 0, 0], [255, 255, 255], [9, 0, 4]]], np.uint8)).tolist() == [[65535] * 3]
 
 
@@ -342,8 +342,8 @@ def photograph_release(folder: Path) -> None:
         labels[40:90, 30:100] = BED
         things = np.zeros((110, 150, 3), dtype=np.uint8)
         things[40:90, 30:100] = (1, 1, 0)
-        picture = cv2.resize(skimage.data.chelsea(), (150, 110))
-        kinds = (("images", picture, "jpg"), ("annotations", labels, "png"), ("annotations_instance", things, "png"))
+        image = cv2.resize(skimage.data.chelsea(), (150, 110))
+        kinds = (("images", image, "jpg"), ("annotations", labels, "png"), ("annotations_instance", things, "png"))
         for kind, array, extension in kinds:
             (folder / kind / split).mkdir(parents=True)
             Image.fromarray(array).save(folder / kind / split / f"{stem}.{extension}")

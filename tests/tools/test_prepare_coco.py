@@ -49,12 +49,12 @@ def stuff_truth(stem: str) -> np.ndarray:
     return truth
 
 
-def panoptic_picture(stem: str) -> np.ndarray:
+def panoptic_image(stem: str) -> np.ndarray:
     """RGB: sky above sea with a cat in it, and a line without segment."""
-    picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    picture[:20], picture[21:] = (1, 0, 0), (0, 2, 3)
-    picture[30:40, 10 : 10 + int(stem) % 20 + 1] = (255, 255, 0)
-    return picture
+    image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image[:20], image[21:] = (1, 0, 0), (0, 2, 3)
+    image[30:40, 10 : 10 + int(stem) % 20 + 1] = (255, 255, 0)
+    return image
 
 
 SEGMENTS = ((1, SKY), (2 * 256 + 3 * 65536, SEA), (255 + 255 * 256, CAT))
@@ -83,7 +83,7 @@ def panoptic_document(split: str) -> dict:
 
 def panoptic_files(split: str) -> dict[str, bytes]:
     folder = f"panoptic_{split}2017"
-    inner = {f"{folder}/{stem}.png": png(panoptic_picture(stem)) for stem in STEMS[split]}
+    inner = {f"{folder}/{stem}.png": png(panoptic_image(stem)) for stem in STEMS[split]}
     inner[f"__MACOSX/{folder}/._{STEMS[split][0]}.png"] = b"left by a Macintosh"
     document = json.dumps(panoptic_document(split)).encode()
     return {f"annotations/{folder}.json": document, f"annotations/{folder}.zip": zipped(inner)}
@@ -187,7 +187,7 @@ def test_panoptic(downloads: Path, tmp_path: Path) -> None:
     for split, stems in STEMS.items():
         expected[f"annotations/panoptic_{split}2017.json"] = json.dumps(panoptic_document(split)).encode()
         for stem in stems:
-            expected[f"panoptic_{split}2017/{stem}.png"] = png(panoptic_picture(stem))
+            expected[f"panoptic_{split}2017/{stem}.png"] = png(panoptic_image(stem))
             expected[f"{split}2017/{stem}.jpg"] = jpeg(stem)
     found = contents(root / "coco")
     del found["coco_panoptic.provenance.json"]
@@ -197,20 +197,20 @@ def test_panoptic(downloads: Path, tmp_path: Path) -> None:
 
 def changed(change: str) -> tuple[dict, dict[str, bytes]]:
     document = panoptic_document("train")
-    pictures = {f"panoptic_train2017/{stem}.png": png(panoptic_picture(stem)) for stem in STEMS["train"]}
+    images = {f"panoptic_train2017/{stem}.png": png(panoptic_image(stem)) for stem in STEMS["train"]}
     first = f"panoptic_train2017/{STEMS['train'][0]}.png"
     if change == "unlisted":
-        picture = panoptic_picture(STEMS["train"][0])
-        picture[0, 0] = (7, 0, 0)
-        pictures[first] = png(picture)
+        image = panoptic_image(STEMS["train"][0])
+        image[0, 0] = (7, 0, 0)
+        images[first] = png(image)
     elif change == "lost":
-        picture = panoptic_picture(STEMS["train"][0])
-        picture[:20] = 0
-        pictures[first] = png(picture)
+        image = panoptic_image(STEMS["train"][0])
+        image[:20] = 0
+        images[first] = png(image)
     elif change == "no png":
-        del pictures[first]
+        del images[first]
     elif change == "grey":
-        pictures[first] = png(panoptic_picture(STEMS["train"][0])[..., 0])
+        images[first] = png(panoptic_image(STEMS["train"][0])[..., 0])
     elif change == "kind":
         document["categories"][0]["isthing"] = 0
     elif change == "category":
@@ -219,7 +219,7 @@ def changed(change: str) -> tuple[dict, dict[str, bytes]]:
         del document["annotations"][1]["segments_info"]
     elif change == "image":
         document["images"].pop()
-    return document, pictures
+    return document, images
 
 
 @pytest.mark.parametrize(
@@ -238,9 +238,9 @@ def changed(change: str) -> tuple[dict, dict[str, bytes]]:
 def test_damaged_panoptic(
     change: str, problem: str, downloads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document, pictures = changed(change)
+    document, images = changed(change)
     files = {"annotations/panoptic_train2017.json": json.dumps(document).encode()}
-    files["annotations/panoptic_train2017.zip"] = zipped(pictures)
+    files["annotations/panoptic_train2017.zip"] = zipped(images)
     (downloads / "panoptic_annotations_trainval2017.zip").write_bytes(zipped(files))
     assert prepare(tmp_path / "datasets", "coco_panoptic", "--from", downloads) == 2
     error = capsys.readouterr().err

@@ -269,9 +269,9 @@ def panoptic_release(folder: Path, images: int) -> Path:
         for instance in range(1, 6):
             row, column = generator.integers(0, 150), generator.integers(0, 200)
             things[row : row + 25, column : column + 30] = (int(generator.integers(1, 101)), instance, 0)
-        picture = generator.integers(0, 255, (180, 240, 3), dtype=np.uint8)
+        image = generator.integers(0, 255, (180, 240, 3), dtype=np.uint8)
         split = "training" if number % 3 else "validation"
-        kinds = (("images", picture, "jpg"), ("annotations", labels, "png"), ("annotations_instance", things, "png"))
+        kinds = (("images", image, "jpg"), ("annotations", labels, "png"), ("annotations_instance", things, "png"))
         for kind, array, extension in kinds:
             path = folder / kind / split / f"ADE_{number:08}.{extension}"
             path.parent.mkdir(parents=True, exist_ok=True)

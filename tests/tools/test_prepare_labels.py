@@ -40,11 +40,11 @@ def member(tmp_path: Path) -> Callable[[bytes], Member]:
 
 def test_palette_indices_count_and_not_colours(member: Callable[[bytes], Member]) -> None:
     values = np.array([[0, 1, 20], [255, 15, 8]], dtype=np.uint8)
-    picture = Image.fromarray(values).convert("P")
-    picture.putdata(values.ravel().tolist())
-    picture.putpalette([(7 * entry) % 256 for entry in range(768)])
+    image = Image.fromarray(values).convert("P")
+    image.putdata(values.ravel().tolist())
+    image.putpalette([(7 * entry) % 256 for entry in range(768)])
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     decoded = label_codes.read_values(member(buffer.getvalue()))
     assert decoded.tolist() == values.tolist()
     coded = label_codes.recode(decoded, voc.label_table(), "a.png")
@@ -57,22 +57,22 @@ def test_values_that_voc_does_not_have(value: int) -> None:
         label_codes.recode(np.full((2, 2), value, dtype=np.uint8), voc.label_table(), "a.png")
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", png(np.zeros((4, 4), np.uint8))[:40]])
+@pytest.mark.parametrize("data", [b"", b"not an image", png(np.zeros((4, 4), np.uint8))[:40]])
 def test_damaged_label_map(data: bytes, member: Callable[[bytes], Member]) -> None:
     with pytest.raises(UserError, match=r"a\.png: not readable"):
         label_codes.read_values(member(data))
 
 
-def test_coloured_picture_is_no_label_map(member: Callable[[bytes], Member]) -> None:
+def test_coloured_image_is_no_label_map(member: Callable[[bytes], Member]) -> None:
     with pytest.raises(UserError, match="coloured image"):
         label_codes.read_values(member(png(np.zeros((4, 4, 3), np.uint8))))
 
 
 def test_panoptic_identifiers(member: Callable[[bytes], Member]) -> None:
-    picture = np.array([[[1, 2, 3], [255, 0, 0]], [[0, 0, 0], [0, 1, 0]]], dtype=np.uint8)
-    assert label_codes.read_identifiers(member(png(picture))).tolist() == [[1 + 512 + 3 * 65536, 255], [0, 256]]
+    image = np.array([[[1, 2, 3], [255, 0, 0]], [[0, 0, 0], [0, 1, 0]]], dtype=np.uint8)
+    assert label_codes.read_identifiers(member(png(image))).tolist() == [[1 + 512 + 3 * 65536, 255], [0, 256]]
     with pytest.raises(UserError, match="RGB"):
-        label_codes.read_identifiers(member(png(picture[..., 0])))
+        label_codes.read_identifiers(member(png(image[..., 0])))
 
 
 def test_the_59_names_are_found_in_the_459() -> None:

@@ -42,11 +42,11 @@ def voc_png(stem: str) -> bytes:
     values[10:40, 20:60] = MARKS[stem]
     values[10, 20:60] = 255
     values[50:] = 20
-    picture = Image.fromarray(values).convert("P")
-    picture.putdata(values.ravel().tolist())
-    picture.putpalette([(37 * entry) % 256 for entry in range(768)])
+    image = Image.fromarray(values).convert("P")
+    image.putdata(values.ravel().tolist())
+    image.putpalette([(37 * entry) % 256 for entry in range(768)])
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The results table, over evaluations that maft.evaluation really made: small networks on small pictures."""
+"""The results table, over evaluations that maft.evaluation really made: small networks on small images."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Network(nn.Module):
         return outputs
 
 
-def pictures(folder: Path, count: int) -> list[dict]:
-    """Records of pictures whose red channel is ten times their label: two real ones, and hard links to them."""
+def write_images(folder: Path, count: int) -> list[dict]:
+    """Records of images whose red channel is ten times their label: two real ones, and hard links to them."""
     folder.mkdir(parents=True, exist_ok=True)
     label = np.repeat(np.array([[0, 1, 2, 3, 255, 5]], dtype=np.uint8), 4, axis=0)
     Image.fromarray(label).save(folder / "label.png")
@@ -97,7 +97,7 @@ def an_evaluation(
 ) -> Path:
     """Evaluate a small network under a registered name and write its results; returns the folder of the data set."""
     register_all()
-    records = pictures(folder / "pictures", images)
+    records = write_images(folder / "images", images)
     kind = PanopticEvaluator if dataset == PANOPTIC else SemanticEvaluator
     target = results_folder(folder, dataset)
     file = None
@@ -364,8 +364,8 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_the_network_of_these_tests_is_what_it_says() -> None:
     """Without this the figures above could agree by chance."""
-    picture = {"image": torch.tensor([[[0, 10], [20, 30]]]).expand(3, 2, 2)}
-    assert Network(20, 1)([picture])[0]["sem_seg"].argmax(0).tolist() == [[0, 1], [2, 4]]
+    image = {"image": torch.tensor([[[0, 10], [20, 30]]]).expand(3, 2, 2)}
+    assert Network(20, 1)([image])[0]["sem_seg"].argmax(0).tolist() == [[0, 1], [2, 4]]
 
 
 def test_mini_has_short_headers_rows_by_what_was_given_and_its_own_file_is_taken(tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ NOT_THE_PAPERS = "written for this repository, not by Qwen2.5-VL-72B; not the pa
 
 def release(folder: Path) -> Path:
     """ADEChallengeData2016 as it is published, with two images a split; sky above, wall below, 0 is no class."""
-    pictures = (skimage.data.chelsea(), skimage.data.coffee())
+    photographs = (skimage.data.chelsea(), skimage.data.coffee())
     for split, name in (("training", "train"), ("validation", "val")):
-        for number, picture in enumerate(pictures, 1):
+        for number, photograph in enumerate(photographs, 1):
             stem = f"ADE_{name}_{number:08d}"
             labels = np.zeros((80, 120), np.uint8)
             labels[:30], labels[40:] = 3, 1
-            image = Image.fromarray(picture).resize((120, 80))
+            image = Image.fromarray(photograph).resize((120, 80))
             for kind, ending, drawn in (("images", "jpg", image), ("annotations", "png", Image.fromarray(labels))):
                 path = folder / f"ADEChallengeData2016/{kind}/{split}/{stem}.{ending}"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def panoptic_record(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """A picture of 40 x 60 pixels with three segments, one of them a crowd, and void between them."""
+    """An image of 40 x 60 pixels with three segments, one of them a crowd, and void between them."""
     root = tmp_path_factory.mktemp("panoptic")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     Image.fromarray(pixels).save(root / "a.png")

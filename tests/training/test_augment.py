@@ -18,7 +18,7 @@ from maft.errors import UserError
 
 
 def a_sample(height: int, width: int, seed: int = 0) -> Sample:
-    """A picture whose red is its label, so that the two can be seen to move alike."""
+    """An image whose red is its label, so that the two can be seen to move alike."""
     labels = np.random.default_rng(seed).integers(0, 200, (height, width), np.int32)
     image = np.stack([labels.astype(np.uint8)] * 3, -1)
     return Sample(image, labels, 255)
@@ -49,7 +49,7 @@ def test_shortest_edge_draws_from_the_lengths_and_keeps_to_the_longest() -> None
 
 
 def test_crop_without_a_dominating_class() -> None:
-    """Three quarters of the picture are class 1; only windows on its right edge have both in balance."""
+    """Three quarters of the image are class 1; only windows on its right edge have both in balance."""
     labels = np.ones((20, 40), np.int32)
     labels[:, 30:] = 2
     sample = Sample(np.zeros((20, 40, 3), np.uint8), labels, 255)
@@ -80,8 +80,8 @@ def test_relative_range_lies_between_share_and_whole() -> None:
     assert sizes.min(0)[1] in range(40, 43) and sizes.max(0)[1] in range(48, 51)
 
 
-def test_picture_and_labels_move_alike() -> None:
-    """Flip, crop and padding: wherever there is a label, the picture's red is that label."""
+def test_image_and_labels_move_alike() -> None:
+    """Flip, crop and padding: wherever there is a label, the image's red is that label."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         sample = augment.random_flip(a_sample(24, 36, seed), rng, "horizontal" if seed % 2 else "vertical")
@@ -139,7 +139,7 @@ def mapper(config: CfgNode, **changes: object) -> TrainingMapper:
 
 
 def test_semantic_masks_by_hand(small_config: CfgNode, world: Path) -> None:
-    """The picture as it is: class 2 in a rectangle, class 12 below, void elsewhere."""
+    """The image as it is: class 2 in a rectangle, class 12 below, void elsewhere."""
     voc = world / "VOCdevkit" / "VOC2012"
     record = {
         "file_name": str(voc / "images_detectron2" / "train2.jpg"),

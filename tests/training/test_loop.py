@@ -84,8 +84,8 @@ def test_a_step_by_hand(small_config: CfgNode) -> None:
     run = Run.start(cfg, model, resume=False)  # type: ignore[arg-type]
     run.iteration = 3  # the rate is (1 - 3 / 6) ** 0.9 of the first
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    picture = {"image": torch.full((3, 4, 4), 200, dtype=torch.uint8), "instances": [1, 2]}
-    losses, _ = run.step(iter([([picture], 0.0)]))
+    image = {"image": torch.full((3, 4, 4), 200, dtype=torch.uint8), "instances": [1, 2]}
+    losses, _ = run.step(iter([([image], 0.0)]))
     moved = math.sqrt(sum(((before[name] - value) ** 2).sum().item() for name, value in model.state_dict().items()))
     assert moved == pytest.approx(1e-4 * 0.5**0.9 * 0.01, rel=1e-2)
     assert losses["grad_norm"] > 0.01 and run.iteration == 4

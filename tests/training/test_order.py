@@ -1,4 +1,4 @@
-"""Which pictures each step sees: every one once an epoch, the same from any step on, for any number of processes."""
+"""Which images each step sees: every one once an epoch, the same from any step on, for any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from maft.training.order import BatchOrder, RankBatches, Stream, generator, portraits, torch_seed
 
 
-def test_an_epoch_has_every_picture_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     order = BatchOrder(10, 4, seed=3)
     stream = [index for number in range(10) for index in order(number)]  # four epochs, across batches
     epochs = [stream[start : start + 10] for start in range(0, 40, 10)]

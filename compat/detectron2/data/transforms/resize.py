@@ -28,8 +28,8 @@ class ResizeTransform(Transform):
         if img.dtype != np.uint8:
             return self._by_torch(img, resampling.name.lower())
         single = img.ndim == 3 and img.shape[2] == 1  # Pillow knows one channel only as (H, W)
-        picture = Image.fromarray(img[:, :, 0] if single else img).resize((self.new_w, self.new_h), resampling)
-        return np.asarray(picture)[:, :, None] if single else np.asarray(picture)
+        image = Image.fromarray(img[:, :, 0] if single else img).resize((self.new_w, self.new_h), resampling)
+        return np.asarray(image)[:, :, None] if single else np.asarray(image)
 
     def _by_torch(self, img: np.ndarray, mode: str) -> np.ndarray:
         planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(1, self.h, self.w, -1).permute(0, 3, 1, 2)
