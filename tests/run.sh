@@ -84,13 +84,18 @@ reasoning_tests() {
   judge $?
 }
 
-await_reasoning() {
+await() { # $1 a process in the background, $2 the file of what it says; its status
   local status
-  wait "$reasoning_pid"
+  wait "$1"
   status=$?
-  cat "$reasoning_log"
-  rm -f "$reasoning_log"
-  judge "$status"
+  cat "$2"
+  rm -f "$2"
+  return "$status"
+}
+
+await_reasoning() {
+  await "$reasoning_pid" "$reasoning_log"
+  judge $?
 }
 
 reasoning_pid=""
@@ -101,7 +106,9 @@ if [ ${#segmentor[@]} -gt 0 ] && [ ${#reasoning[@]} -gt 0 ]; then
   reasoning_pid=$!
 fi
 check ruff "$python" -m ruff check .
-check mypy "$python" -m mypy
+mypy_log="$(mktemp)"
+env --default-signal=INT "$python" -m mypy >"$mypy_log" 2>&1 &
+mypy_pid=$!
 if [ -n "$reasoning_pid" ]; then
   check "pytest, segmentor" segmentor_tests
   check "pytest, reasoning (the time is what it took longer)" await_reasoning
@@ -110,6 +117,7 @@ elif [ ${#segmentor[@]} -gt 0 ]; then
 else
   check "pytest, reasoning" reasoning_tests
 fi
+check "mypy (the time is what it took longer)" await "$mypy_pid" "$mypy_log"
 [ "$ran" = 1 ] || failed+=("no test ran")
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed: %s\n' "${failed[@]}" >&2
