@@ -64,11 +64,12 @@ FAST = frozenset(
 
 LONGEST = tuple(
     """
-    tools/test_parity test_wheel tools/test_mini_train test_reason_to_segmentor tools/test_mini_run test_train_net
-    tools/test_extract_text_features tools/test_segment tools/test_written_benchmark modeling/test_deformable_build
-    evaluation/test_evaluation_loop tools/test_interrupts tools/test_prepare_ade tools/test_demo test_sed_commands
-    tools/test_prepare_engine test_quickstart compat/test_subset_limits training/test_loop test_own_training
-    training/test_sed tools/test_bench_prepare test_sed_background test_own_dataset modeling/test_sed
+    modeling/test_deformable_build tools/test_parity test_train_net test_reason_to_segmentor test_wheel
+    tools/test_mini_train training/test_loop tools/test_extract_text_features tools/test_mini_run tools/test_demo
+    test_own_dataset evaluation/test_evaluation_loop tools/test_segment tools/test_written_benchmark
+    tools/test_interrupts tools/test_prepare_ade test_sed_commands tools/test_prepare_engine test_quickstart
+    compat/test_subset_limits test_own_training training/test_sed tools/test_bench_prepare test_sed_background
+    modeling/test_sed
     """.split()
 )
 """Modules that begin first, the longest of all before the others: two workers then end at nearly the same time."""
