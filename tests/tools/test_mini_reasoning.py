@@ -124,6 +124,7 @@ def test_a_step_put_right_takes_its_errors_away_and_no_others(scene: Scene, swap
 
 def test_what_ships_is_about_the_images_that_are_drawn() -> None:
     origin, triplets = shipped_reasons.shipped_images()
+    assert origin["weights"] == shipped_reasons.weights_digest(), "written by other weights than those that ship"
     assert len(triplets) == 120 and {"engine", "engine_version", "parts"} <= origin.keys()
     for number in range(0, 120, 7):
         stem, drawn = f"val_{number:04d}", render_scene(number, "val")

@@ -12,9 +12,8 @@ from maft.resources import checkout
 from reason.triplets import load_generic, load_image
 
 from .dataset import REASON_DATA, Layout
-from .shipped_reasons import differing, shipped_generic, shipped_images
+from .shipped_reasons import WEIGHTS, differing, shipped_generic, shipped_images
 
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "lmm"
 ASKED = ("--attributes", "3", "3")
 """The model gives three attributes; other numbers it was not trained for."""
 

@@ -22,6 +22,8 @@ from .scenes import Scene, render_scene
 from .world import VAL_CLASSES
 
 FOLDER = Path(__file__).resolve().parent / "reasons"
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "lmm"
+"""The model's folder."""
 IMAGE_FILE, GENERIC_FILE = "image.json", "generic.json"
 
 _KEPT = ("reasoning", "image", "vocabulary", "description", "candidates")
@@ -60,7 +62,7 @@ def pack(folder: Path, generic: Path, target: Path = FOLDER) -> Path:
     missing = [entry.name for entry in VAL_CLASSES if entry.name not in reasons]
     if missing:
         raise UserError(f"{generic}: has no {missing[0]!r}; it must hold all {len(VAL_CLASSES)} classes of mini")
-    provenance = {key: value for key, value in origins[0].items() if key != "time"}
+    provenance = {key: value for key, value in origins[0].items() if key != "time"} | {"weights": weights_digest()}
     rows = ",\n".join(f"{json.dumps(stem)}: {json.dumps(entry, ensure_ascii=False)}" for stem, entry in images.items())
     text = f'{{\n"provenance": {json.dumps(provenance, ensure_ascii=False)},\n"images": {{\n{rows}\n}}\n}}\n'
     write_text(target / IMAGE_FILE, text)
@@ -100,6 +102,11 @@ def check_scene(stem: str, scene: Scene, triplet: ImageTriplet | None) -> ImageT
     if triplet.extra.get("digest") != scene_digest(scene):
         raise UserError(f"{FOLDER / IMAGE_FILE}: {stem} was written about another image than is drawn now; {_ANEW}")
     return triplet
+
+
+def weights_digest() -> str:
+    """SHA-256 of the shipped model's weights."""
+    return hashlib.sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
 
 
 def scene_digest(scene: Scene) -> str:

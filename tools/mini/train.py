@@ -44,12 +44,10 @@ from maft.weights.saving import FINAL
 from .dataset import prepare
 from .methods import CONFIGS, WEIGHTS, SegmentorName
 from .run import run as evaluate
+from .shipped_reasons import WEIGHTS as WEIGHTS_LMM
 from .train_clip import Recipe, save_clip, train_clip
 
 CONFIG_TRAIN: Mapping[SegmentorName, str] = {"maft": "configs/mini/train.yaml", "sed": "configs/mini/sed_train.yaml"}
-SHIPPED_LMM = Path(__file__).resolve().parent / "weights" / "lmm"
-"""Where the multimodal model of the repository lies."""
-
 LARGEST: Mapping[SegmentorName, int] = {"maft": 12_000_000, "sed": 4_000_000}
 """Bytes that the shipped weights may have."""
 
@@ -162,8 +160,8 @@ def train_lmm(options: argparse.Namespace) -> None:
     if status:
         raise UserError(f"{output}: training ended with status {status}; what stands above says why")
     if options.ship:
-        shutil.copytree(output / "model", SHIPPED_LMM, dirs_exist_ok=True)
-        print(f"shipped: {SHIPPED_LMM}")
+        shutil.copytree(output / "model", WEIGHTS_LMM, dirs_exist_ok=True)
+        print(f"shipped: {WEIGHTS_LMM}")
 
 
 def _claim(output: Path, settings: Mapping[str, object], resume: bool) -> None:

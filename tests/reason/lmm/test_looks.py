@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,11 +140,26 @@ def test_only_what_can_be_known_weighs(tokenizer: object) -> None:
             if bool(weight) == part
         }
 
-    seen = scribe.looking(looks)
+    seen = scribe.looking(looks, np.random.default_rng(0))
     assert names.isdisjoint(words(seen, True)) and "Row" in words(seen, True) and "body" in words(seen, True)
     said = scribe.talking(looks, classes.listed)
     assert names <= words(said, True) and "Row" not in words(said, True)
     assert words(said, True) >= {"classes", "general"}
+
+
+def test_words_before_the_next_are_not_to_be_relied_on(tokenizer: Any) -> None:
+    """In front of its image, half of the values and names are read as others; what is to be said stays true."""
+    scribe, rng = Scribe(tokenizer), np.random.default_rng(3)
+    looks = renamed(describe_scene(lmm_training_scene(1), {}), {})
+    new = {kind.name for kind in NEW}
+    heard_new = changed = 0
+    for _ in range(40):
+        one = scribe.looking(looks, rng)
+        assert one.heard is not None and len(one.heard) == len(one.ids)
+        assert description(looks) in tokenizer.decode(one.ids)
+        changed += one.heard != one.ids
+        heard_new += bool({tokenizer.decode([token]).strip() for token in one.heard} & new)
+    assert changed == 40 and heard_new > 5
 
 
 def test_a_class_that_is_not_listed_is_described_but_not_named() -> None:
