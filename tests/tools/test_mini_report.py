@@ -293,9 +293,9 @@ def test_sweep_is_shown_with_its_origin(layout: Layout, output: Path, tmp_path: 
     (folder / report.SWEEP_FILE).write_text(json.dumps(sweep))
     text = Page(report.write_report(layout, folder, folder / "report.html")).text
     for words in (
-        "the model: image reasons",
-        "what if, 0% errors: image reasons",
-        "what if, 30% errors: image reasons",
+        "the model: image-specific reasons",
+        "what if, 0% errors: image-specific reasons",
+        "what if, 30% errors: image-specific reasons",
         "the model: generic reasons, of the classes it named",
     ):
         assert words in text

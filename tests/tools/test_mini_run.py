@@ -85,7 +85,8 @@ def test_one_command_leaves_figures_and_report_and_equals_train_net(
     }
     for kind in ("generic", "image"):
         assert rows[kind, MODEL] == scores_of(read_evaluation(output / kind))
-        assert text.count(f" errors: {kind} reasons</td>") == len(LEVELS)
+        shown = "image-specific" if kind == "image" else kind
+        assert text.count(f" errors: {shown} reasons</td>") == len(LEVELS)
     assert rows["image", LIST_ONLY] == scores_of(read_evaluation(output / "sweep" / f"image@{LIST_ONLY}"))
 
     image = methods[2]

@@ -165,14 +165,14 @@ def _sweep(output: Path, weights: str) -> list[str]:
         where += " NOT with the weights of this page."
     rows = []
     for row in sweep["rows"]:
-        who = row["observer"]
+        who, kind = row["observer"], "image-specific" if row["reasons"] == "image" else row["reasons"]
         if who == MODEL:
-            kind = f"the model: {row['reasons']} reasons"
+            title = f"the model: {kind} reasons"
         elif who == LIST_ONLY:
-            kind = "the model: generic reasons, of the classes it named in the image"
+            title = "the model: generic reasons, of the classes it named in the image"
         else:
-            kind = f"what if, {LEVELS[who].miss:.0%} errors: {row['reasons']} reasons"
-        rows.append([kind, *(f"{row['scores'][key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
+            title = f"what if, {LEVELS[who].miss:.0%} errors: {kind} reasons"
+        rows.append([title, *(f"{row['scores'][key]:.1f}" for key in (*COLUMNS, *QUALITIES))])
     return [
         page.heading("What better or worse reasons would give", 3),
         page.table(page.Table(["reasons of", *GROUPS, "varying", *QUALITIES], rows)),

@@ -331,7 +331,7 @@ def reasoned(
     """The whole command with real vLLM and the trained model: where its results lie, and what it printed."""
     out = tmp_path_factory.mktemp("reasoned")
     words = ["image", "--vocabulary", str(mini_classes), "--images", str(drawn), "--model", str(mini_model)]
-    words += ["--max-model-len", "4096", "--output", str(out), "--concurrency", "4", *MINI]
+    words += ["--output", str(out), "--concurrency", "4", *MINI]
     ended = subprocess.run([sys.executable, "-m", "reason", *words], cwd=repository, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return out, ended.stdout
@@ -357,8 +357,8 @@ def test_the_whole_command_says_what_is_there(reasoned: tuple[Path, str], drawn:
 def test_free_and_closed_candidates_agree(
     reasoned: tuple[Path, str], drawn: Path, mini_model: Path, mini_classes: Path, tmp_path: Path, repository: Path
 ) -> None:
-    words = ["image", "--vocabulary", str(mini_classes), "--images", str(drawn), "--model", str(mini_model), "--limit"]
-    words += ["6", "--max-model-len", "4096", "--output", str(tmp_path / "out"), "--engine", "transformers", *MINI]
+    words = ["image", "--vocabulary", str(mini_classes), "--images", str(drawn), "--model", str(mini_model)]
+    words += ["--limit", "6", "--output", str(tmp_path / "out"), "--engine", "transformers", *MINI]
     ended = subprocess.run(
         [sys.executable, "-m", "reason", *words, "--candidates", "closed"],
         cwd=repository,

@@ -80,7 +80,7 @@ def cluster() -> Iterator[str]:
 
 def command(images: Path, model: Path, output: Path, classes: Path, *more: str) -> list[str]:
     words = ["image", "--images", images, "--vocabulary", classes, "--model", model, "--output", output]
-    words += ["--aligner", "none", "--attributes", "3", "3", "--max-model-len", "4096"]
+    words += ["--aligner", "none", "--attributes", "3", "3"]
     return [sys.executable, "-m", "reason", *map(str, words), "--concurrency", "2", "--ray", *more]
 
 

@@ -79,7 +79,7 @@ def check_clone(folder: Path, models: Sequence[str]) -> None:
             raise UserError(f"--reference: it has no {model} to hold against; --models of {', '.join(CONFIGS)} only")
     if not folder.is_dir():
         raise UserError(f"--reference {folder}: no such folder; git clone https://github.com/Hanzy1996/OpenSeg-R")
-    for file in ("maft/maft_plus.py", *(CONFIGS[model] for model in models)):
+    for file in (str(Path("maft", "maft_plus.py")), *(CONFIGS[model] for model in models)):
         if not (folder / file).is_file():
             raise UserError(f"--reference {folder}: no clone of Hanzy1996/OpenSeg-R, it has no {file}")
 
