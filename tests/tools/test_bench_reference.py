@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from maft import build
 from maft.errors import UserError
+from maft.weights.seeding import seed_module
 from tools.bench.image import __main__ as command
-from tools.bench.image.reference import STAGES, check_clone, parse_answer, started, table
+from tools.bench.image.reference import OURS, STAGES, Ours, check_clone, parse_answer, started, table
 
 IMAGE, SIZE = torch.zeros(3, 32, 48, dtype=torch.uint8), (20, 30)
 CONFIG = "configs/semantic/eval_base_reason.yaml"
@@ -153,6 +155,20 @@ def test_answers_that_are_none(line: str, says: str) -> None:
     assert says in str(caught.value) and str(caught.value).startswith("--reference clone: ")
 
 
+def test_ours_is_the_same_image_in_every_way() -> None:
+    network = seed_module(build.build_network("mini")).requires_grad_(False)
+    image = torch.randint(0, 256, (3, 64, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    ours = Ours(network, image, (48, 72))
+    assert ours.sentences == 336
+    for _ in range(2):
+        ours.round()
+    assert set(ours.clocks) == set(OURS) == set(ours.agreement)
+    for clock in ours.clocks.values():
+        assert {name: len(values) for name, values in clock.seconds.items()} == dict.fromkeys(STAGES, 2)
+    assert ours.agreement["float32"] == ours.agreement["first, float32"] == 1
+    assert 0.5 < ours.agreement["bfloat16"] <= 1
+
+
 def test_a_sound_answer_and_the_table() -> None:
     seconds = dict.fromkeys(STAGES, 2.0)
     answer = {"seconds": {"as shipped": seconds, "text on disk": seconds}}
@@ -164,5 +180,6 @@ def test_a_sound_answer_and_the_table() -> None:
         "torch": "2",
         "seconds": {"reference, as shipped": {"all": one}, "float32": {"all": one}},
         "ratios": {"float32": {"as shipped": one, "text on disk": one}},
+        "agreement": {"float32": 1.0},
     }
     assert "3.00 (2.50 to 3.50)" in table(found)

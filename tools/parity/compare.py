@@ -76,3 +76,34 @@ class Report:
     def failures(self) -> list[Check]:
         """The checks that do not hold."""
         return [check for check in self.checks if not check.holds]
+
+
+_STAGES = (
+    ("backbone", "backbone/"),
+    ("pixel decoder", "pixel_decoder/"),
+    ("decoder's masks", "decoder/"),
+    ("CLIP's features under masks", ("mask_pooled", "pooled_clip_feature", "img_feat")),
+    ("text rows", "text_classifier"),
+    ("class logits and scores", ("cdt", "pred_logits", "out_vocab_logits", "mask_cls", "aux_", "query_class")),
+    ("class maps", "sem_seg"),
+)
+"""Stage -> how the names of its entries begin, the way to ask ("image/") taken off; statistics are left out."""
+_ASKED = ("image/", "generic/", "plain/", "unpadded/")
+
+
+def rounding(report: Report) -> list[str]:
+    """How far a network in another precision is from the recorded one, a line a stage."""
+    errors: dict[str, float] = {}
+    pixels: dict[str, float] = {}
+    for check in report.checks:
+        short = next((check.name.removeprefix(way) for way in _ASKED if check.name.startswith(way)), check.name)
+        if check.sense == "pixels" and short == "argmax":  # numbers of segments move up where one is missing
+            pixels[check.name] = 1 - check.error
+        if check.sense != "relative" or short.endswith(("stats", "per_query")):
+            continue
+        stage = next((stage for stage, begins in _STAGES if short.startswith(begins)), None)
+        if stage is not None:
+            errors[stage] = max(errors.get(stage, 0.0), check.error)
+    ordered = [(stage, errors[stage]) for stage, _ in _STAGES if stage in errors]
+    lines = [f"{stage:28s} largest relative error {error:.1e}" for stage, error in ordered]
+    return [*lines, *(f"{name:28s} {100 * share:.2f}% of the pixels equal" for name, share in pixels.items())]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,18 +38,24 @@ _NOT_COMPARED = {"case", "repo", "config", "opts", "torch", "generic_error"}
 _PICTURE, _PICTURE_WITHOUT_REASONS = "picture.jpg", "without-reasons.jpg"
 
 
-def check_case(case: Case, inputs: Inputs, root: Path) -> Report:
+def check_case(case: Case, inputs: Inputs, root: Path, dtype: torch.dtype = torch.float32) -> Report:
     """Compare every entry of one case.
 
     Args:
         case, inputs: of the golden folder.
         root: the repository, in which the case's config file lies.
+        dtype: MODEL.PRECISION; the bounds are those of float32.
     """
     with TemporaryDirectory() as scratch:
         model = _build(case, inputs, root, Path(scratch))
         with torch.inference_mode():
-            ours = _entries(case, inputs, model)
+            ours = _entries(case, inputs, model, dtype)
     return _compare(case, ours)
+
+
+def _precision(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """As an evaluation runs under MODEL.PRECISION."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype=dtype)
 
 
 def _build(case: Case, inputs: Inputs, root: Path, scratch: Path) -> MAFT_Plus:
@@ -81,17 +88,34 @@ def _record(image: np.ndarray, size: Sequence[int], file_name: str, vocabulary: 
     }
 
 
-def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Segmented:
+    """The whole network, run as an evaluation runs it: record to result."""
+
+    model: MAFT_Plus
+    dtype: torch.dtype
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        with _precision(self.dtype):
+            return self.model([record])[0]
+
+
+def _entries(case: Case, inputs: Inputs, model: MAFT_Plus, dtype: torch.dtype) -> dict[str, Any]:
     """Our value of every entry that the format knows, by name."""
     modes = [mode for mode in MODES if any(key.startswith(f"{mode}/") for key in case.arrays)]
     if any(model.uses_reasons == (mode == "plain") for mode in modes):
         raise UserError(f"{case.name}: {case.facts['config']} does not build the architecture of {', '.join(modes)}")
     record = _record(case.arrays["image"], case.arrays["image"].shape[:2], _PICTURE, inputs.vocabulary)
     pixels = model.pad(record["image"])[None]
-    features = model.backbone(pixels)
-    mask_features, maps = model.sem_seg_head.pixel_decoder(features)
-    layers = model.sem_seg_head.predictor(maps, mask_features, every_layer=True)
-    regions = model.find_regions(pixels)
+    with _precision(dtype):
+        features = model.backbone(pixels)
+        mask_features, maps = model.sem_seg_head.pixel_decoder(features)
+        layers = model.sem_seg_head.predictor(maps, mask_features, every_layer=True)
+        regions = model.find_regions(pixels).float()
+    # As the results are made: in float32, whatever the network ran in.
+    features = {name: value.float() for name, value in features.items()}
+    mask_features, maps = mask_features.float(), [one.float() for one in maps]
+    layers = [DecoderOutput(layer.mask_logits.float(), layer.class_embeddings.float()) for layer in layers]
     ours = _shared(model, features, mask_features, maps, layers, regions)
     for mode in modes:
         name = _PICTURE_WITHOUT_REASONS if mode == "generic" else _PICTURE
@@ -101,12 +125,12 @@ def _entries(case: Case, inputs: Inputs, model: MAFT_Plus) -> dict[str, Any]:
         entries = (
             _prompt_facts(mode, inputs, classifier)
             | _scores(model, classifier, layers, scores)
-            | _results(case, mode, model, sized, classifier, scores)
+            | _results(case, mode, _Segmented(model, dtype), sized, classifier, scores)
         )
         ours |= {f"{mode}/{key}": value for key, value in entries.items()}
     if "unpadded/image" in case.arrays:
         unpadded = _record(case.arrays["unpadded/image"], inputs.result_sizes["unpadded"], _PICTURE, inputs.vocabulary)
-        result = model([unpadded])[0]
+        result = _Segmented(model, dtype)(unpadded)
         ours |= {f"unpadded/{key}": value for key, value in _semantic(result["class_maps"]).items()}
         if "panoptic_seg" in result:
             ours["unpadded/panoptic_seg"], ours["unpadded/segments_info"] = result["panoptic_seg"]
@@ -202,9 +226,9 @@ def _scores(
 
 
 def _results(
-    case: Case, mode: str, model: MAFT_Plus, record: dict[str, Any], classifier: Classifier, scores: RegionScores
+    case: Case, mode: str, run: _Segmented, record: dict[str, Any], classifier: Classifier, scores: RegionScores
 ) -> dict[str, Any]:
-    result = model([record])[0]
+    model, result = run.model, run(record)
     ours = _semantic(result["class_maps"])
     probabilities = inference.query_probabilities(scores.log_scores)[:, :-1]
     ours["query_class_probabilities"] = inference.scatter_classes(
@@ -221,7 +245,7 @@ def _results(
         for suffix in [key.removeprefix(prefix) for key in case.arrays if key.startswith(prefix)]:
             least, overlap = map(float, suffix.split("_overlap"))
             model.result_options = replace(configured, object_mask_threshold=least, overlap_threshold=overlap)
-            segments = model([record])[0]["panoptic_seg"]
+            segments = run(record)["panoptic_seg"]
             ours[f"panoptic_seg_object{suffix}"], ours[f"segments_info_object{suffix}"] = segments
         model.result_options = configured
     return ours

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import open_clip
 import torch
 from tabulate import tabulate
@@ -79,7 +80,7 @@ def check_clone(folder: Path, models: Sequence[str]) -> None:
             raise UserError(f"--reference: it has no {model} to hold against; --models of {', '.join(CONFIGS)} only")
     if not folder.is_dir():
         raise UserError(f"--reference {folder}: no such folder; git clone https://github.com/Hanzy1996/OpenSeg-R")
-    for file in (str(Path("maft", "maft_plus.py")), *(CONFIGS[model] for model in models)):
+    for file in (Path("maft") / "maft_plus.py", *(Path(CONFIGS[model]) for model in models)):
         if not (folder / file).is_file():
             raise UserError(f"--reference {folder}: no clone of Hanzy1996/OpenSeg-R, it has no {file}")
 
@@ -190,6 +191,7 @@ class Ours:
         }
         self._banks = {text: FeatureBank(encoder, self._fold.templates) for text, encoder in self._encoders.items()}
         self.clocks = {name: Clock(network.device) for name in OURS}
+        self._labels: dict[str, np.ndarray] = {}
 
     @property
     def sentences(self) -> int:
@@ -210,13 +212,19 @@ class Ours:
             clock = self.clocks[name]
             bank = self._banks[way.text] if way.filled else FeatureBank(self._encoders[way.text], self._fold.templates)
             with watched(parts(self._network), clock):
-                clock.time("all", partial(self._segment, bank, way.dtype, clock))
+                self._labels[name] = clock.time("all", partial(self._segment, bank, way.dtype, clock))
 
-    def _segment(self, bank: FeatureBank, dtype: torch.dtype, clock: Clock) -> None:
+    @property
+    def agreement(self) -> dict[str, float]:
+        """The part of the pixels that have the class of "float32", by the name of the way."""
+        exact = self._labels["float32"]
+        return {name: round(float((labels == exact).mean()), 5) for name, labels in self._labels.items()}
+
+    def _segment(self, bank: FeatureBank, dtype: torch.dtype, clock: Clock) -> np.ndarray:
         given = clock.time("text", partial(self._text, bank))
         with precision(self._network.device, dtype):
             view = self._network.look([self._image])[0]
-            labels_of(self._network.results(view, given, self._size))
+            return labels_of(self._network.results(view, given, self._size))
 
 
 def compare(network: Any, image: Tensor, folder: Path, model: str, rounds: int) -> dict[str, Any]:
@@ -252,7 +260,7 @@ def compare(network: Any, image: Tensor, folder: Path, model: str, rounds: int) 
         name: {way: _ratio(seconds[way].seconds["all"][1:], clock.seconds["all"][1:]) for way in (SHIPPED, STORED)}
         for name, clock in ours.clocks.items()
     }
-    return {**facts, "seconds": found, "ratios": ratios}
+    return {**facts, "seconds": found, "ratios": ratios, "agreement": ours.agreement}
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
@@ -267,10 +275,11 @@ def table(found: dict[str, Any]) -> str:
             name,
             *(f"{seconds[stage]['median']:.3f}" if stage in seconds else "" for stage in STAGES),
             *(_times(found["ratios"].get(name, {}).get(way)) for way in (SHIPPED, STORED)),
+            f"{100 * found['agreement'][name]:.2f}%" if name in found["agreement"] else "",
         ]
         for name, seconds in found["seconds"].items()
     ]
-    headers = ["seconds", *STAGES, f"times faster than {SHIPPED}", f"than with {STORED}"]
+    headers = ["seconds", *STAGES, f"times faster than {SHIPPED}", f"than with {STORED}", "pixels as in float32"]
     lines = [f"an image of {found['sentences']} sentences; the reference's op: {found['op']}, torch {found['torch']}"]
     return "\n".join([*lines, tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)])
 
