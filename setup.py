@@ -36,7 +36,7 @@ setup(
         "maft.mini_weights": ["*.safetensors"],
         "maft.modeling.pixel_decoder.ops": ["csrc/*", "make.sh"],
         "openseg_r.examples": ["*.json", "image_reason/*.json"],
-        "openseg_r.mini": ["*.json"],
+        "openseg_r.mini": ["*.json", "reasons/*.json"],
         "reason": ["py.typed"],
         "reason.asking.prompts": ["*/*.txt"],
         "reason.vocabularies": ["*.json"],

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reason.jsonfile import JsonError, parse_json
-from tools.mini.world import NEW
 
+from ..world import NEW
 from .examples import Scribe, evaluated_list
 from .looks import GRID, Look, read_description
 from .network import EMBEDDING, Shape, Weights, patches, positions, read, see

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from reason.asking.prompts import load_prompts
-from tools.mini.world import KINDS, SEEN, VAL_CLASSES, Kind
 
+from ..world import KINDS, SEEN, VAL_CLASSES, Kind
 from .looks import GRID, UNKNOWN, Look, candidates, compact, description, reason_of, reasons
 from .tokens import class_list, system_prompts
 

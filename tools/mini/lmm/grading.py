@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reason.triplets import ImageTriplet, Reason
-from tools.mini.scenes import Scene, Segment
-from tools.mini.world import PART_PHRASES, VAL_CLASSES, values_of
 
+from ..scenes import Scene, Segment
+from ..world import PART_PHRASES, VAL_CLASSES, values_of
 from .looks import Look, read_description
 
 CLASSES = {entry.name: entry for entry in VAL_CLASSES}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.mini.scenes import SIDE, Scene
-from tools.mini.world import KINDS, PART_PHRASES, Kind, kind_with, reason_phrases, values_of
+from ..scenes import SIDE, Scene
+from ..world import KINDS, PART_PHRASES, Kind, kind_with, reason_phrases, values_of
 
 GRID = 9
 """Image tokens along a side: 256 pixels become 252, of which a token has 28."""

@@ -21,10 +21,10 @@ from PIL import Image
 
 from reason.bars import Bar
 from reason.runs.images import encode_image
-from tools.mini.scenes import SIDE as DRAWN
-from tools.mini.scenes import Scene, dev_scene, lmm_training_scene
-from tools.mini.world import STUFF_VALUES, THING_VALUES
 
+from ..scenes import SIDE as DRAWN
+from ..scenes import Scene, dev_scene, lmm_training_scene
+from ..world import STUFF_VALUES, THING_VALUES
 from .looks import GRID, Look, describe_scene
 from .network import SIDE
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reason.triplets import ImageTriplet, Reason
-from tools.mini.scenes import Scene, Segment
-from tools.mini.world import VAL_CLASSES, values_of
 
+from ..scenes import Scene, Segment
+from ..world import VAL_CLASSES, values_of
 from .grading import CLASSES, Grade, described, grade, present, read_reason
 from .looks import Look, reason_of
 

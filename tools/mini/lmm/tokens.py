@@ -13,8 +13,8 @@ import numpy as np
 
 from reason.asking.prompts import PromptSet, load_prompts
 from reason.names import VocabularyNames
-from tools.mini.world import KINDS, vocabulary
 
+from ..world import KINDS, vocabulary
 from .looks import candidates, compact, description, imagine, reason_of, reasons
 
 SPECIAL = (

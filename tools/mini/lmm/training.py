@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.mini.world import KINDS
-
+from ..world import KINDS
 from .examples import ClassList, Example, Scribe, draw_list
 from .looks import GRID, Look, imagine
 from .network import EMBEDDING, KeysValues, Shape, Weights, patches, positions, read, see
