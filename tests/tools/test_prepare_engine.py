@@ -14,7 +14,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -279,9 +278,12 @@ def panoptic_release(folder: Path, images: int) -> Path:
     return folder
 
 
-def start(source: Path, root: Path) -> forked.Forked:
-    words = ["-m", "tools.prepare_datasets", "ade150_panoptic", "--from", source, "--root", root, "--workers", 2]
-    return forked.start(words)
+def start(source: Path, root: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tools.prepare_datasets", "ade150_panoptic", "--from", str(source)]
+    command += ["--root", str(root), "--workers", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT)
 
 
 def count(root: Path) -> int:
