@@ -178,7 +178,7 @@ class Reference:
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line, which reference.py writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("reference", type=Path, help="the clone")
+    parser.add_argument("reference", type=os.path.expanduser, help="the clone")
     parser.add_argument("--config", required=True, help="in the clone")
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -203,7 +203,7 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(options.threads)
-        compiled = prepare(options.reference)
+        compiled = prepare(Path(options.reference))
         reference = Reference(options, build(options.config, options.device))
         answer(
             sentences=reference.sentences,
