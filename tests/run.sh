@@ -62,7 +62,7 @@ run_tests() { # $1 the Python of an environment, then pytest's arguments; pytest
     echo "(without those marked gpu: no GPU here)"
   fi
   # The default-signal: bash lets what it starts in the background ignore Ctrl-C.
-  env --default-signal=INT "$1" -m pytest "${markers[@]}" "${@:2}"
+  env --default-signal=INT nice -n "$niceness" "$1" -m pytest "${markers[@]}" "${@:2}"
 }
 
 judge() { # $1 pytest's status
@@ -73,7 +73,8 @@ judge() { # $1 pytest's status
 
 segmentor_tests() {
   # A process a core, each with one thread: threads of several processes would wait for each other. tests/conftest.py puts
-  # the modules that take longest first.
+  # the modules that take longest first. The reasoning's tests, one process whose servers start and stop in turn, would end
+  # last and leave a core idle: these give way to them.
   OMP_NUM_THREADS=1 run_tests "$python" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
     --ignore=tests/reason "${words[@]}" "${segmentor[@]}"
   judge $?
@@ -99,11 +100,13 @@ await_reasoning() {
 }
 
 reasoning_pid=""
+niceness=0
 if [ ${#segmentor[@]} -gt 0 ] && [ ${#reasoning[@]} -gt 0 ]; then
   # Beside all else, since the reasoning's tests wait for servers much of their time; what they say comes afterwards.
   reasoning_log="$(mktemp)"
   run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}" >"$reasoning_log" 2>&1 &
   reasoning_pid=$!
+  niceness=5
 fi
 check ruff "$python" -m ruff check .
 mypy_log="$(mktemp)"
