@@ -21,6 +21,7 @@ from maft import build, drawing
 from maft.class_maps import ClassMaps
 from maft.errors import UserError
 from maft.inputs import ClassesLike, GivenReasons, ImageLike, ReasonsLike, read_classes, read_image, read_reasons
+from maft.memory import keep_freed_memory
 from maft.modeling.network import SegmentingNetwork
 from maft.modeling.results import Results
 from maft.resources import MINI_MODELS, mini_weights
@@ -63,10 +64,10 @@ def load_segmentor(
 
     Args:
         name: "base", "large", "panoptic"; "sed-base", "sed-large"; or "mini", "sed-mini", which need no weight file.
-        weights: the checkpoint, or "seeded" for random weights whose results mean nothing.
-        device: default: a GPU where there is one.
+        weights: the checkpoint, or "seeded": random weights, whose results mean nothing.
+        device: default: a GPU where there is one; on a CPU the process keeps memory that is free (`maft.memory`).
         dtype: float32, or bfloat16 for autocast: faster, with results that differ in a few pixels.
-        text_dtype: the same for encoding sentences; `bank` keeps both kinds apart.
+        text_dtype: the same for sentences; `bank` keeps both kinds apart.
         attributes: K, the attributes of each reason that are used.
         mode: "reference", or "aligned", which averages each attribute over its own templates (MAFT+) and does not cut
             maps of very long images (SED).
@@ -90,8 +91,7 @@ def load_segmentor(
         raise UserError(f"attributes: {attributes!r}; give a whole number, at least 1")
     if weights is None and name in MINI_MODELS:
         weights = mini_weights(name)
-    if clip is None and name == "sed-mini":
-        clip = mini_weights()
+    clip = mini_weights() if clip is None and name == "sed-mini" else clip
     if weights is None and name in build.MODELS:
         raise UserError(f"load_segmentor('{name}', …): name its weight file; pretrained/README.md says where to get it")
 
@@ -107,6 +107,8 @@ def load_segmentor(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {str(chosen)!r} cannot be used here ({reason}); 'cpu' always can") from error
+    if network.device.type == "cpu":
+        keep_freed_memory()
     return Segmentor(
         network,
         build.SIZES[name],

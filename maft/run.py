@@ -37,6 +37,7 @@ from maft.evaluation.provenance import (
 from maft.evaluation.results import GENERIC_ORIGIN, results_folder, summary, write_results
 from maft.evaluation.sources import hash_sources
 from maft.files import check_folder
+from maft.memory import keep_freed_memory
 from maft.meta_arch import MAFT_Plus, build_network
 from maft.meta_arch.parts import reason_settings
 from maft.meta_arch.vocabularies import registered_vocabulary
@@ -274,6 +275,8 @@ def evaluate_all(
     Returns:
         Data set -> evaluation, with its provenance, on the main process; empty on the others.
     """
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     about = {"architecture": cfg.MODEL.META_ARCHITECTURE, "reasons": reason_places(cfg, model)}
     loaded = iteration is None and cfg.MODEL.WEIGHTS != SEEDED
     weights = hash_file(cfg.MODEL.WEIGHTS) if loaded else SEEDED

@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 from maft import build
 from maft.errors import UserError, run_command, run_process
+from maft.memory import keep_freed_memory
 from maft.modeling.pixel_decoder.ops import active_backend
 from maft.text.bank import FeatureBank
 from maft.text.encoder import CLIPTextEncoder
@@ -46,11 +47,13 @@ from .stages import (
     count,
     cut_to,
     deformable_attention,
+    forget_masks,
     labels_of,
     parts,
     precision,
     prompts_of,
     read,
+    set_memory,
     text_input,
     watched,
 )
@@ -70,12 +73,14 @@ def measure_network(network: Any, image: torch.Tensor, rounds: int, wanted: Sequ
     fast = {name: torch.compile(forward) for name, forward in eager.items()} if compiled else {}
     for _ in range(rounds + 1):  # the first is the warm-up
         for name, (op, dtype) in chosen.items():
+            set_memory(name)
             for part, module in modules.items():
                 module.forward = fast[part] if name == "torch.compile" and part != "pixel decoder" else eager[part]
             with precision(device, dtype), deformable_attention(op, device) as calls, watched(modules, clocks[name]):
                 clocks[name].time("all", lambda: network.look([image]))
             if calls:
                 clocks[name].note("op in pixel decoder", sum(calls))
+    set_memory("float32")
     for part, module in modules.items():
         module.forward = eager[part]
     seconds = {name: clock.summary(warm_up=1) for name, clock in clocks.items()}
@@ -95,6 +100,7 @@ def measure_vocabulary(network: Any, image: torch.Tensor, vocabulary: Vocabulary
     view = network.look([image])[0]
     for number in range(rounds + 1):
         for way, clock in clocks.items():
+            forget_masks(view)
             given = clock.time("text", partial(text_input, network, vocabulary, way))
             ask = partial(network.results, view, given, size, vocabulary.thing_indices)
             results = clock.time("classes", ask)
@@ -201,6 +207,8 @@ def main(words: Sequence[str] | None = None) -> int:
         device = torch.device(options.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: no GPU here; leave it out")
+        if device.type == "cpu":
+            keep_freed_memory()
         if options.reference is not None:
             reference.check_clone(options.reference, options.models)
         with tempfile.TemporaryDirectory() as folder:

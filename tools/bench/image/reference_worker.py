@@ -70,9 +70,9 @@ def build(config: str, device: str) -> Any:
 
     make = open_clip.create_model_and_transforms
     open_clip.create_model_and_transforms = lambda name, pretrained=None, **more: make(name, pretrained=None, **more)
-    parts = {name: importlib.import_module(name) for name in ("maft.data", "maft.modeling", "maft.maft_plus")}
+    for name in ("maft.data", "maft.modeling", "maft.maft_plus"):  # they register what the config names
+        importlib.import_module(name)
     keys, clip = importlib.import_module("maft.config"), importlib.import_module("maft.modeling.backbone.clip")
-    assert parts
     clip.CLIP.encode_text = lambda self, text, normalize=False: self.clip_model.encode_text(text, normalize=normalize)
     detectron2 = importlib.import_module("detectron2.config")
     cfg = detectron2.get_cfg()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from maft.errors import UserError
 from maft.evaluation.metrics import confusion_matrix
-from maft.modeling.maft_plus import MAFTPlus
+from maft.memory import keep_freed_memory, return_freed_memory
+from maft.modeling.maft_plus import MAFTPlus, View
 from maft.modeling.network import SegmentingNetwork
 from maft.modeling.pixel_decoder.ops import (
     active_backend,
@@ -71,7 +72,9 @@ def deformable_attention(kind: str, device: torch.device) -> Iterator[list[float
         yield seconds
 
 
-ALTERNATIVES = ("float32", "bfloat16", "plain op", "compiled op", "torch.compile")
+RETURNED = ("float32, memory returned", "bfloat16, memory returned")
+"""Without `maft.memory.keep_freed_memory`."""
+ALTERNATIVES = ("float32", "bfloat16", *RETURNED, "plain op", "compiled op", "torch.compile")
 
 
 def alternatives(network: nn.Module, device: torch.device) -> dict[str, tuple[str, torch.dtype]]:
@@ -82,9 +85,16 @@ def alternatives(network: nn.Module, device: torch.device) -> dict[str, tuple[st
         device: where there is no compiled op, "float32" is in plain PyTorch already.
     """
     chosen = {"float32": ("fused", torch.float32), "bfloat16": ("fused", torch.bfloat16)}
+    if device.type == "cpu" and keep_freed_memory():
+        chosen |= {name: chosen[name.partition(",")[0]] for name in RETURNED}
     if isinstance(network, MAFTPlus) and active_backend(device.type) != "plain":
         chosen |= {"plain op": ("plain", torch.float32), "compiled op": ("compiled", torch.float32)}
     return chosen | {"torch.compile": ("fused", torch.float32)}
+
+
+def set_memory(name: str) -> None:
+    """Keep freed memory or return it, as one of `ALTERNATIVES` has it."""
+    (return_freed_memory if name in RETURNED else keep_freed_memory)()
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
@@ -126,6 +136,12 @@ def watched(modules: Mapping[str, nn.Module], clock: Clock) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def forget_masks(view: Any) -> None:
+    """Let an image that was asked before be asked as if for the first time: MAFT+ keeps its masks."""
+    if isinstance(view, View):
+        view.masks.clear()
 
 
 def text_input(network: SegmentingNetwork[Any, Any, Any], vocabulary: Vocabulary, way: str) -> Any:
