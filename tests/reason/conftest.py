@@ -1,4 +1,4 @@
-"""What the tests of the reasoning share: the tiny model, photographs, and two real engines that are started once."""
+"""What the tests of the reasoning share: models, images, and two real engines that are started once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -34,7 +34,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 CONTEXT = 4096
-MAX_PIXELS = 64 * 28 * 28
+MAX_PIXELS = 81 * 28 * 28
+"""What the trained model sees of an image."""
 PHOTOGRAPHS = (
     "astronaut.png",
     "camera.png",
@@ -87,7 +88,7 @@ def tiny_qwen() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def tiny_model(environment: None, tiny_qwen: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny Qwen2.5-VL."""
+    """Folder of a tiny Qwen2.5-VL with random weights, for what depends on their sizes alone."""
     folder: Path = tiny_qwen.build(tmp_path_factory.mktemp("llm") / "tiny")
     return folder
 
@@ -120,17 +121,45 @@ def mini_model(environment: None) -> Path:
     return HERE.parents[1] / "tools" / "mini" / "weights" / "lmm"
 
 
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with twelve drawn images like those of validation, of other seeds: scene_<seed>.png."""
+def draw(folder: Path, seeds: Iterable[int]) -> Path:
+    """Images like those of validation, of other seeds: scene_<seed>.png."""
     from PIL import Image
 
     from tools.mini.scenes import dev_scene
 
-    folder = tmp_path_factory.mktemp("drawn")
-    for seed in range(1000, 1012):
+    for seed in seeds:
         Image.fromarray(dev_scene(seed).image).save(folder / f"scene_{seed}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with twelve drawn images, which show kinds that no image of the model's training shows."""
+    return draw(tmp_path_factory.mktemp("drawn"), range(1000, 1012))
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with 64 drawn images."""
+    return draw(tmp_path_factory.mktemp("many"), range(2000, 2064))
+
+
+@pytest.fixture(scope="session")
+def judged() -> Callable[[Iterable[Path]], dict[str, float]]:
+    """How good the results about drawn images are: "recall", "precision", "attributes", …, and errors by step."""
+    from reason.triplets import load_image
+    from tools.mini.lmm.steps import figures, judge
+    from tools.mini.scenes import dev_scene
+
+    def count(results: Iterable[Path]) -> dict[str, float]:
+        """Args: files scene_<seed>.json, each named like its image."""
+        found = []
+        for path in results:
+            scene, triplet = dev_scene(int(path.stem.removeprefix("scene_"))), load_image(path)
+            found.append((scene, triplet, judge(scene, triplet)))
+        return figures(found)
+
+    return count
 
 
 @pytest.fixture(scope="session")
@@ -145,20 +174,20 @@ def mini_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(tiny_model: Path) -> Iterator[VllmEngine]:
-    """vLLM with the tiny model, in this process."""
+def vllm_engine(mini_model: Path) -> Iterator[VllmEngine]:
+    """vLLM with the trained model, in this process."""
     from reason.engines.interface import EngineOptions
     from reason.engines.vllm import VllmEngine
 
     engine = VllmEngine(
-        EngineOptions(model=str(tiny_model), max_model_len=CONTEXT, max_pixels=MAX_PIXELS, concurrency=4)
+        EngineOptions(model=str(mini_model), max_model_len=CONTEXT, max_pixels=MAX_PIXELS, concurrency=4)
     )
     yield engine
     engine.close()
 
 
 class Server:
-    """vLLM's own server with the tiny model, started when it is needed and again after it was killed."""
+    """vLLM's own server with the trained model, started when it is needed and again after it was killed."""
 
     def __init__(self, model: Path, log: Path) -> None:
         self._model, self._log = model, log
@@ -177,7 +206,7 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/v1"
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--model", str(self._model), "--served-model-name", "tiny"]
+        command += ["--port", str(port), "--model", str(self._model), "--served-model-name", "mini"]
         command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "4", "--block-size", "32", "--enforce-eager"]
         command += ["--enable-prompt-tokens-details", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
         command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
@@ -202,14 +231,14 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(mini_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shared server; a test that kills it is marked kills_server."""
-    one = Server(tiny_model, tmp_path_factory.mktemp("server") / "log")
+    one = Server(mini_model, tmp_path_factory.mktemp("server") / "log")
     yield one
     one.kill()
 
 
 @pytest.fixture
 def vllm_server(server: Server) -> str:
-    """Address of vLLM's own server, which serves the tiny model as "tiny"."""
+    """Address of vLLM's own server, which serves the trained model as "mini"."""
     return server.ensure()

@@ -13,19 +13,14 @@ import argparse
 import json
 import pydoc_data.topics
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is also run as a program
+
+from tools.mini.lmm.folder import SPECIAL, as_qwen, save_folder, token_numbers
+
 VOCABULARY = 2048
 MAX_PIXELS = 64 * 28 * 28
 """The largest image that its processor leaves as it is: 64 tokens."""
@@ -33,32 +28,10 @@ AWQ_GROUP = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns stands in bits 0-3, 4-7, … of a packed int32."""
 
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == "text" -%}
-{{ part.text }}
-{%- elif "image" in part.type -%}
-<|vision_start|><|image_pad|><|vision_end|>
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%}
-"""
-
 
 def build_tokenizer() -> Any:
     """A byte-level BPE of 2,048 tokens, trained on the standard library's own documentation; a Qwen2Tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
 
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -69,16 +42,7 @@ def build_tokenizer() -> Any:
         show_progress=False,
     )
     trained.train_from_iterator((pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)), trainer)
-    model = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL]})
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return as_qwen(trained)
 
 
 def build_config(tokenizer: Any, *, layers: int, max_positions: int) -> Any:
@@ -114,10 +78,7 @@ def build_config(tokenizer: Any, *, layers: int, max_positions: int) -> Any:
             "fullatt_block_indexes": [1],
             "initializer_range": 0.15,
         },
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
+        **token_numbers(tokenizer),
         tie_word_embeddings=True,
     )
     config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
@@ -127,28 +88,14 @@ def build_config(tokenizer: Any, *, layers: int, max_positions: int) -> Any:
 def build(folder: Path, *, layers: int = 2, max_positions: int = 32768) -> Path:
     """Write the model, in bfloat16, with its tokenizer and processors, into a folder; returns the folder."""
     import torch
-    from transformers import (
-        GenerationConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     tokenizer = build_tokenizer()
     config = build_config(tokenizer, layers=layers, max_positions=max_positions)
     with torch.random.fork_rng():
         torch.manual_seed(20260)
         model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        eos_token_id=config.text_config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
-    pixels = {"min_pixels": 4 * 28 * 28, "max_pixels": MAX_PIXELS}
-    images = Qwen2VLImageProcessor(**pixels)
-    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template=CHAT_TEMPLATE)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    images.save_pretrained(folder)  # preprocessor_config.json, as the published models have it
+    save_folder(model, tokenizer, folder, max_pixels=MAX_PIXELS, sample=True)
     return folder
 
 

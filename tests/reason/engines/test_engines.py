@@ -29,6 +29,9 @@ from reason.engines.vllm import VllmEngine, wake_when_dead
 from reason.errors import EngineGone, ReasonError
 from reason.runs.images import encode_image
 from reason.vocabulary import load_vocabulary
+from tools.mini.lmm.grading import present, read_reason
+from tools.mini.scenes import dev_scene
+from tools.mini.world import VAL_CLASSES
 
 ROOT = Path(__file__).resolve().parents[3]
 MAX_PIXELS = 64 * 28 * 28
@@ -97,7 +100,7 @@ def test_answers_have_the_form_and_the_counts(vllm_engine: VllmEngine, photos: P
         assert is_of_the_form(answer.text)
         assert answer.prompt_tokens > shown[name].tokens and 0 < answer.completion_tokens <= GREEDY.max_tokens
     assert len({answer.text for answer in got.values()}) > 1, "the image plays no part"
-    assert vllm_engine.info.engine == "vllm" and vllm_engine.info.model == "tiny"
+    assert vllm_engine.info.engine == "vllm" and vllm_engine.info.model == "lmm"
     assert vllm_engine.collect() == [] and vllm_engine.collect(0.1) == []
 
 
@@ -256,28 +259,27 @@ def test_transformers_samples_and_refuses(tiny_model: Path, photos: Path) -> Non
         engine.submit(requests[0])
 
 
-def all_steps(engine: Engine, photos: Path) -> tuple[ImageTask, GenericTask]:
-    """An image and a class in the default form of everything, whatever the random model makes of it."""
-    vocabulary = load_vocabulary("pc59")
-    image = encode_image(photos / "coffee.jpg", max_pixels=MAX_PIXELS)
-    few = TaskOptions(candidates="closed", attempts=2, candidates_tokens=64, reason_tokens=96)
-    tasks = (
-        ImageTask("coffee", image, vocabulary, load_prompts(), None, few),
-        GenericTask(3, vocabulary, load_prompts(), few),
-    )
-    for task in tasks:
+def all_steps(engine: Engine, drawn: Path, classes: Path) -> None:
+    """An image and a class with the real schemas: each step answered at once, and rightly."""
+    vocabulary = load_vocabulary(classes)
+    image = encode_image(drawn / "scene_1000.png")
+    options = TaskOptions(candidates="closed", attributes=(3, 3), attempts=1)
+    seen = ImageTask("scene_1000", image, vocabulary, load_prompts(), None, options)
+    read = GenericTask(3, vocabulary, load_prompts(), options)
+    for task in (seen, read):
         while (request := task.next_request()) is not None:
             task.receive(answers(engine, [request])[request.key])
-        assert not [one["problem"] for one in task.attempts if "refused" in str(one["problem"])]
-        assert task.attempts
-    return tasks
+        assert [one["problem"] for one in task.attempts] == [None] * (3 if task is seen else 1)
+    assert set(seen.triplet().reasons) == set(present(dev_scene(1000)))
+    entry = VAL_CLASSES[3]
+    said = read_reason(entry.kind.thing, read.reason())
+    assert {axis: said[axis] for axis in entry.kind.attributes} == dict(entry.kind.attributes)
 
 
 @pytest.mark.slow
-def test_transformers_works_in_its_default_form(tiny_model: Path, photos: Path) -> None:
-    engine = open_engine("transformers", EngineOptions(str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=4096))
-    image, generic = all_steps(engine, photos)
-    assert {one["step"] for one in image.attempts} >= {"description"} and generic.attempts
+def test_transformers_works_in_its_default_form(mini_model: Path, drawn: Path, mini_classes: Path) -> None:
+    engine = open_engine("transformers", EngineOptions(str(mini_model), max_model_len=4096))
+    all_steps(engine, drawn, mini_classes)
     engine.close()
 
 
@@ -285,7 +287,7 @@ def test_transformers_works_in_its_default_form(tiny_model: Path, photos: Path) 
 @pytest.mark.own_vllm
 @pytest.mark.parametrize("backend", ["xgrammar", "guidance"])
 def test_both_grammar_backends_of_vllm_take_the_real_schemas(
-    tiny_model: Path, photos: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    mini_model: Path, drawn: Path, mini_classes: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """xgrammar is what a server has that is started without a word about it."""
     ours = vllm_module._arguments
@@ -296,11 +298,8 @@ def test_both_grammar_backends_of_vllm_take_the_real_schemas(
         return made
 
     monkeypatch.setattr(vllm_module, "_arguments", arguments)
-    engine = open_engine(
-        "vllm", EngineOptions(str(tiny_model), max_pixels=MAX_PIXELS, max_model_len=4096, concurrency=2)
-    )
-    image, _ = all_steps(engine, photos)
-    assert {one["step"] for one in image.attempts} >= {"description"}
+    engine = open_engine("vllm", EngineOptions(str(mini_model), max_model_len=4096, concurrency=2))
+    all_steps(engine, drawn, mini_classes)
     engine.close()
 
 

@@ -26,8 +26,10 @@ from reason.engines.interface import EngineOptions
 from reason.engines.opening import open_engine
 from reason.engines.server import ServerEngine
 from reason.errors import EngineGone, ReasonError
-from reason.vocabulary import read_vocabulary
+from reason.vocabulary import load_vocabulary
 from tools.demo.asking import Model
+from tools.mini.lmm.grading import present
+from tools.mini.scenes import dev_scene
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=64, seed=0)
 SCHEMA = {
@@ -63,14 +65,14 @@ def answers(engine: ServerEngine, requests: list[Request]) -> dict[str, Answer]:
 
 
 def open_server(url: str, **changes: Any) -> ServerEngine:
-    engine = open_engine("server", EngineOptions(**{"model": "tiny", "url": url, "concurrency": 3, **changes}))
+    engine = open_engine("server", EngineOptions(**{"model": "mini", "url": url, "concurrency": 3, **changes}))
     assert isinstance(engine, ServerEngine)
     return engine
 
 
 def test_answers_have_the_form_and_the_counts(vllm_server: str, photos: Path) -> None:
     engine = open_server(vllm_server)
-    assert (engine.info.engine, engine.info.model, engine.capacity) == ("server", "tiny", 3)
+    assert (engine.info.engine, engine.info.model, engine.capacity) == ("server", "mini", 3)
     assert engine.info.engine_version.startswith("vllm 0.")
     names = ["astronaut", "chelsea", "coffee", "rocket", "coins"]
     got = answers(engine, [ask(name, encoded(photos, name)) for name in names])
@@ -99,11 +101,11 @@ def test_a_refused_request_costs_itself_only(vllm_server: str, photos: Path) -> 
 
 
 def test_the_model_is_found_or_the_served_ones_are_named(vllm_server: str) -> None:
-    for name in ("", "llm/tiny"):
+    for name in ("", "llm/mini"):
         engine = open_server(vllm_server, model=name, constraint="response_format")
-        assert engine.info.model == "tiny"
+        assert engine.info.model == "mini"
         engine.close()
-    with pytest.raises(ReasonError, match=r"serves tiny: name one of these"):
+    with pytest.raises(ReasonError, match=r"serves mini: name one of these"):
         open_server(vllm_server, model="llm/Qwen2.5-VL-72B-Instruct-AWQ")
 
 
@@ -180,13 +182,13 @@ def web_server(replies: dict[str, list[tuple[int, Any]]]) -> Iterator[tuple[str,
     web.server_close()
 
 
-MODELS = (200, {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "x"}]})
+MODELS = (200, {"object": "list", "data": [{"id": "mini", "object": "model", "created": 0, "owned_by": "x"}]})
 CHAT = "/v1/chat/completions"
 
 
 def said(text: str, reason: str = "stop") -> tuple[int, dict[str, Any]]:
     choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
-    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
+    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "mini", "choices": [choice]}
 
 
 def fault(status: int) -> tuple[int, dict[str, Any]]:
@@ -410,10 +412,12 @@ def test_threads_are_let_go(vllm_server: str) -> None:
     assert threading.active_count() <= before, f"threads of process {os.getpid()} stay"
 
 
-def test_the_demo_asks_step_by_step(vllm_server: str, photos: Path) -> None:
-    """tools.demo's "ask a model", through the real server: every step is told when it is there."""
-    told = list(Model(vllm_server).ask(photos / "coffee.jpg", read_vocabulary("cup, table, spoon")))
+def test_the_demo_asks_step_by_step(vllm_server: str, drawn: Path, mini_classes: Path) -> None:
+    """tools.demo's "ask a model", through the real server: every step is told when it is there, and in the end what is
+    in the image."""
+    told = list(Model(vllm_server).ask(drawn / "scene_1000.png", load_vocabulary(mini_classes)))
     assert told[0].text.endswith("…") and told[0].reasons is None
     assert "**1. What is in the image**" in told[1].text and "**2. Which classes** …" in told[1].text
     assert "What became of the names" in told[-1].text and told[-1].reasons is not None
-    assert set(told[-1].reasons) <= {"cup", "table", "spoon"}
+    there = present(dev_scene(1000))
+    assert set(told[-1].reasons) == set(there) and all(f'"{name}"' in told[-1].text for name in there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from tools.mini.lmm.looks import (
     describe_scene,
     description,
     imagine,
+    mirrored,
+    paired,
     read_description,
     reasons,
+    renamed,
 )
-from tools.mini.lmm.training import mirrored, renamed
 from tools.mini.scenes import SIDE, dev_scene, lmm_training_scene
 from tools.mini.world import KINDS, NEW, VAL_CLASSES, held_out, kind_with
 
@@ -120,7 +123,6 @@ def test_names_are_those_of_the_list() -> None:
 def test_a_mirrored_image_is_described_mirrored() -> None:
     looks = describe_scene(dev_scene(5), {})
     once = mirrored(looks)
-    assert [look.cell and GRID - 1 - look.cell[1] for look in sorted(once, key=str)] or once
     assert mirrored(once) == sorted(looks, key=lambda look: (-1, 0) if look.cell is None else look.cell)
     assert {(look.name, look.cell) for look in once} == {
         (look.name, look.cell and (look.cell[0], GRID - 1 - look.cell[1])) for look in looks
@@ -145,6 +147,15 @@ def test_only_what_can_be_known_weighs(tokenizer: object) -> None:
     said = scribe.talking(looks, classes.listed)
     assert names <= words(said, True) and "Row" not in words(said, True)
     assert words(said, True) >= {"classes", "general"}
+
+
+def test_what_is_said_is_held_against_what_is_at_its_place() -> None:
+    looks = describe_scene(dev_scene(5), {})
+    assert paired(looks, looks) == looks
+    things = [look for look in looks if look.cell is not None]
+    moved = [replace(look, cell=(look.cell[0], (look.cell[1] + 4) % GRID)) for look in things if look.cell is not None]
+    assert all(one is None or one.name != look.name for one, look in zip(paired(moved, things), things, strict=True))
+    assert paired(things[:1], [things[0], things[0]]) == [things[0], None], "each saying once"
 
 
 def test_words_before_the_next_are_not_to_be_relied_on(tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,6 @@ from reason.runs.cluster import Layout, cluster_nodes, layout, portion_size, spr
 from reason.runs.jobs import NO_ALIGNER, ImageJob
 from reason.triplets import load_image
 from reason.vocabulary import parse_vocabulary
-from tools.mini.lmm.steps import figures, judge
-from tools.mini.scenes import dev_scene
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -87,7 +85,12 @@ def command(images: Path, model: Path, output: Path, classes: Path, *more: str) 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # vLLM starts three times, beside all other tests
 def test_two_nodes_one_of_whose_replicas_dies(
-    cluster: str, mini_model: Path, drawn: Path, mini_classes: Path, tmp_path: Path
+    cluster: str,
+    mini_model: Path,
+    drawn: Path,
+    mini_classes: Path,
+    judged: Callable[[Iterable[Path]], dict[str, float]],
+    tmp_path: Path,
 ) -> None:
     """Its portion is done by whoever takes over, nothing is done twice, and every image has its file."""
     output = tmp_path / "results"
@@ -118,11 +121,7 @@ def test_two_nodes_one_of_whose_replicas_dies(
     results = sorted(output.glob("*.json"))
     assert [path.stem for path in results] == sorted(path.stem for path in drawn.iterdir())
     assert all(load_image(path).extra["provenance"]["engine"] == "vllm" for path in results)
-    judged = []
-    for path in results:
-        scene, triplet = dev_scene(int(path.stem.removeprefix("scene_"))), load_image(path)
-        judged.append((scene, triplet, judge(scene, triplet)))
-    found = figures(judged)
+    found = judged(results)
     assert found["recall"] >= 0.75 and found["precision"] >= 0.85, "whoever answered, it says what is there"
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "done before the kill, and not again"
     assert "Traceback" not in said
