@@ -13,13 +13,12 @@ from reason.triplets import ImageTriplet, Reason, dump_generic, dump_image, load
 from tools.mini import shipped_reasons
 from tools.mini.ask_model import compared
 from tools.mini.lmm.grading import grade, present
-from tools.mini.lmm.looks import Look, candidates, describe_scene, description
+from tools.mini.lmm.looks import VAL_NAMES, Look, candidates, describe_scene, description
 from tools.mini.lmm.looks import reasons as reasons_of
 from tools.mini.lmm.steps import SWAPS, figures, judge, swapped
 from tools.mini.scenes import Scene, render_scene
 from tools.mini.world import VAL_CLASSES, values_of
 
-NAMES = {entry.kind.name: entry.name for entry in VAL_CLASSES}
 LISTED = [entry.name for entry in VAL_CLASSES]
 
 
@@ -47,19 +46,19 @@ def scene() -> Scene:
 def test_a_faultless_triplet_has_no_error(scene: Scene) -> None:
     for number in range(40):
         drawn = render_scene(number, "val")
-        looks = describe_scene(drawn, NAMES)
+        looks = describe_scene(drawn, VAL_NAMES)
         graded = grade(drawn, written(looks))
         assert (graded.missed, graded.added, graded.wrong, graded.remarks) == ([], [], {}, [])
         assert set(graded.right) == set(present(drawn)) and graded.asked == graded.said
     found = figures(
-        [(scene, written(describe_scene(scene, NAMES)), judge(scene, written(describe_scene(scene, NAMES))))]
+        [(scene, written(describe_scene(scene, VAL_NAMES)), judge(scene, written(describe_scene(scene, VAL_NAMES))))]
     )
     assert {value for name, value in found.items() if name.split()[0] not in ("missed", "added", "misread")} == {1.0}
     assert {value for name, value in found.items() if name.split()[0] in ("missed", "added", "misread")} == {0.0}
 
 
 def test_errors_go_back_to_the_step_that_made_them(scene: Scene) -> None:
-    looks = describe_scene(scene, NAMES)
+    looks = describe_scene(scene, VAL_NAMES)
     place = next(index for index, look in enumerate(looks) if look.thing)
     thing = looks[place]
     other = next(value for value in values_of(True)["color"] if value != thing.attributes["color"])
@@ -101,7 +100,7 @@ def test_errors_go_back_to_the_step_that_made_them(scene: Scene) -> None:
 
 @pytest.mark.parametrize("swap", SWAPS)
 def test_a_step_put_right_takes_its_errors_away_and_no_others(scene: Scene, swap: str) -> None:
-    looks = describe_scene(scene, NAMES)
+    looks = describe_scene(scene, VAL_NAMES)
     first, second = [look for look in looks if look.thing][:2]
     other = next(value for value in values_of(True)["texture"] if value != second.attributes["texture"])
     seen = [
@@ -144,7 +143,8 @@ def made(folder: Path, count: int = 120) -> Path:
     """The shipped reasons as --reason writes them."""
     origin, triplets = shipped_reasons.shipped_images()
     for stem, triplet in list(triplets.items())[:count]:
-        extra = {key: value for key, value in triplet.extra.items() if key != "digest"} | {"provenance": origin}
+        kept = {key: value for key, value in triplet.extra.items() if key not in ("digest", "colors")}
+        extra = {**kept, "provenance": origin}
         dump_image(replace(triplet, extra=extra), folder / "image" / "mini" / f"{stem}.json")
     dump_generic(shipped_reasons.shipped_generic(), folder / "generic.json")
     return folder

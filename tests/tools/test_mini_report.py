@@ -30,6 +30,7 @@ from tools.mini.__main__ import main
 from tools.mini.dataset import Layout, prepare, register
 from tools.mini.figure import draw_figure
 from tools.mini.lmm.grading import CLASSES, present
+from tools.mini.lmm.looks import VAL_NAMES, describe_scene
 from tools.mini.lmm.steps import true_reason
 from tools.mini.methods import CLOSED, main_methods, sed_methods, sweep_methods
 from tools.mini.observer import LEVELS
@@ -226,7 +227,7 @@ def test_what_the_model_wrote_is_shown_step_by_step_with_its_errors(
     made = tmp_path / "made"
     shutil.copytree(layout.reason_dir(), made / "image")
     shutil.copy(layout.generic_reason(), made / "generic.json")
-    expected = []
+    expected, marked = [], []
     for number in range(2):
         path = made / "image" / dataset.REASON_DATA / f"val_{number:04d}.json"
         scene, triplet = render_scene(number, "val"), load_image(path)
@@ -242,17 +243,27 @@ def test_what_the_model_wrote_is_shown_step_by_step_with_its_errors(
         texts = tuple(text.replace(true, other) for text in reasons[second].attributes)
         reasons[second] = replace(reasons[second], attributes=texts)
         reasons[absent] = Reason(absent, "object", "thing", ("a plain body",))
-        dump_image(replace(triplet, reasons=reasons), path)
+        untrue = describe_scene(scene, VAL_NAMES)
+        untrue[0] = replace(untrue[0], name=absent)
+        description = " ".join(look.sentence for look in untrue)
+        dump_image(replace(triplet, reasons=reasons, extra={**triplet.extra, "description": description}), path)
+        marked += [
+            f'<span class="misread" title="in the image: {true}">{other}</span>',
+            f'<span class="misread" title="in the image: {describe_scene(scene, VAL_NAMES)[0].name}">{absent}</span>',
+        ]
         expected += [
             f"{first}: in the image, but not named",
             f"{absent}: named, but not in the image",
             f"{second}: misread, {axis} {other} in place of {true}",
-            triplet.extra["description"],
+            description,
         ]
-    text = Page(report.write_report(replace(layout, made=made), output, tmp_path / "report.html")).text
+    path = report.write_report(replace(layout, made=made), output, tmp_path / "report.html")
+    text = Page(path).text
     for words in expected:
         assert words in text
     assert f"{absent} (wrong)" in text and f"{first} (missed)" in text
+    for words in marked:
+        assert words in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

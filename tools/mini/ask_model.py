@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from maft.errors import UserError
 from maft.resources import checkout
 from reason.triplets import load_generic, load_image
+from reason.vocabulary import dump_vocabulary
 
-from .dataset import REASON_DATA, Layout
+from .dataset import COUNTS, REASON_DATA
+from .scenes import render_scene
 from .shipped_reasons import WEIGHTS, differing, shipped_generic, shipped_images
+from .world import vocabulary
 
 ASKED = ("--attributes", "3", "3")
 """The model gives three attributes; other numbers it was not trained for."""
@@ -21,19 +27,23 @@ _QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRA
 _SHOWN = 5
 
 
-def make_reasons(layout: Layout, folder: Path, model: Path = WEIGHTS) -> Path:
-    """Let the model write reasons for the validation images and for the classes, anew or where it was interrupted.
+def make_reasons(folder: Path, *, resume: bool, model: Path = WEIGHTS) -> Path:
+    """Let the model write reasons for the validation images and for the classes.
+
+    The images are drawn for it, whatever the shipped reasons are about: so new ones can be made where those no longer
+    fit.
 
     Args:
-        layout: the prepared validation split.
-        folder: where they go: image/mini/<stem>.json and generic.json.
+        folder: where all goes: images/, vocabulary.json, image/mini/<stem>.json and generic.json.
+        resume: go on with what is there; else all of it is made anew.
         model: the model's folder.
 
     Returns:
         `folder`.
 
     Raises:
-        UserError: not in a checkout, no such model, the environment cannot be made, or the run fails.
+        UserError: not in a checkout, no such model, the environment cannot be made, the folder cannot be written, or
+            the run fails.
     """
     root = checkout()
     if root is None:
@@ -44,13 +54,27 @@ def make_reasons(layout: Layout, folder: Path, model: Path = WEIGHTS) -> Path:
         )
     _run(["bash", "install.sh", "reason"], root, "the environment of the reasoning cannot be made")
     python = str(root / ".venv-reason" / "bin" / "python")
-    common = ["--model", str(model.resolve()), "--vocabulary", str(layout.vocabulary.resolve()), *ASKED]
-    images = folder.resolve() / "image" / REASON_DATA
-    words = ["--images", str(layout.images.resolve()), "--output", str(images), "--aligner", "none", "--resume"]
-    generic = ["--output", str(folder.resolve() / "generic.json"), "--resume"]
+    folder = folder.resolve()
+    try:
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        _draw(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another --output") from error
+    common = ["--model", str(model.resolve()), "--vocabulary", str(folder / "vocabulary.json"), *ASKED, "--resume"]
+    words = ["--images", str(folder / "images"), "--output", str(folder / "image" / REASON_DATA), "--aligner", "none"]
+    generic = ["--output", str(folder / "generic.json")]
     _run([python, "-m", "reason", "image", *common, *words], root, "the model did not answer for every image")
     _run([python, "-m", "reason", "generic", *common, *generic], root, "the model did not answer for every class")
     return folder
+
+
+def _draw(folder: Path) -> None:
+    """The validation images and their vocabulary."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for number in range(COUNTS["val"]):
+        Image.fromarray(render_scene(number, "val").image).save(folder / "images" / f"val_{number:04d}.png")
+    dump_vocabulary(vocabulary("val"), folder / "vocabulary.json")
 
 
 def compared(folder: Path) -> str:

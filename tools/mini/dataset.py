@@ -48,7 +48,7 @@ PREFIX = "mini_"
 """How the names of these data sets begin."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "closed")
-COUNTS: Mapping[Split, int] = {"train": 2000, "val": 120, "closed": 60}
+COUNTS: Mapping[Split, int] = {"train": 2000, "val": shipped_reasons.VAL_IMAGES, "closed": 60}
 REASON_DATA = "mini"
 MODEL = "lmm"
 """Whose reasons are evaluated: those of the model that was trained to look at this world."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -53,12 +54,14 @@ class Difference:
         headline: the class and the parts of its pixels that are right, without and with reasons.
         better: whether it changed for the better.
         reason: the class's reason for this image; None if the model gave none.
+        wrong: words of it that are wrong, and what should stand there.
         remarks: what the model got wrong about it.
     """
 
     headline: str
     better: bool
     reason: Reason | None
+    wrong: Mapping[str, str]
     remarks: Sequence[str]
 
 
@@ -68,18 +71,19 @@ class Picture:
 
     Attributes:
         title, figures, difference: of the image.
-        description: what the model wrote in the first step.
+        description: what the model wrote in the first step, sentence by sentence, with the words that are wrong, and
+            what should stand there.
         candidates: the classes of the second step, "right" or "wrong", and those that it should have named, "missed".
-        reasons: those of the third step.
+        reasons: those of the third step, in the same manner.
         errors: what is wrong with all of it, a sentence each.
     """
 
     title: str
     figures: Sequence[Figure]
     difference: Difference | None
-    description: str
+    description: Sequence[tuple[str, Mapping[str, str]]]
     candidates: Sequence[tuple[str, str]]
-    reasons: Sequence[Reason]
+    reasons: Sequence[tuple[Reason, Mapping[str, str]]]
     errors: Sequence[str]
 
 
@@ -129,13 +133,16 @@ def _bar(method: str, value: float | None) -> str:
 def picture(content: Picture) -> str:
     """One image with everything about it."""
     figures = "".join(_figure(figure, content.title) for figure in content.figures)
-    reasons = "".join(f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason)}</dd>" for reason in content.reasons)
+    reasons = "".join(
+        f"<dt>{escape(reason.name)}</dt><dd>{_reason(reason, wrong)}</dd>" for reason, wrong in content.reasons
+    )
+    description = " ".join(_marked(sentence, wrong) for sentence, wrong in content.description)
     names = ", ".join(
         f'<span class="{escape(verdict)}">{escape(name)}{"" if verdict == "right" else f" ({escape(verdict)})"}</span>'
         for name, verdict in content.candidates
     )
     steps = (
-        f"<p><b>Describe.</b> {escape(content.description)}</p><p><b>Name.</b> {names or 'nothing'}</p>"
+        f"<p><b>Describe.</b> {description}</p><p><b>Name.</b> {names or 'nothing'}</p>"
         f"<p><b>Give the reasons.</b></p><dl>{reasons}</dl>"
     )
     errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>No error.</p>"
@@ -163,15 +170,29 @@ def _figure(figure: Figure, title: str) -> str:
 def _difference(content: Difference | None) -> str:
     if content is None:
         return ""
-    reason = f"<p>{_reason(content.reason)}</p>" if content.reason else ""
+    reason = f"<p>{_reason(content.reason, content.wrong)}</p>" if content.reason else ""
     remarks = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.remarks)
     kind = "better" if content.better else "worse"
     return f'<div class="difference {kind}"><p><b>{escape(content.headline)}</b></p>{reason}{remarks}</div>'
 
 
-def _reason(reason: Reason) -> str:
+def _reason(reason: Reason, wrong: Mapping[str, str]) -> str:
     way = " → ".join(part for part in (reason.general_category, reason.sub_category) if part)
-    return f'<span class="way">{escape(way)} →</span> {escape("; ".join(reason.attributes))}'
+    return f'<span class="way">{_marked(way, wrong)} →</span> {_marked("; ".join(reason.attributes), wrong)}'
+
+
+def _marked(text: str, wrong: Mapping[str, str]) -> str:
+    """The text, with what is wrong underlined; what should stand there shows under the pointer."""
+    if not wrong:
+        return escape(text)
+    longest_first = sorted(wrong, key=len, reverse=True)
+    parts = re.split(rf"(?<![\w-])({'|'.join(map(re.escape, longest_first))})(?![\w-])", text)
+    return "".join(
+        f'<span class="misread" title="in the image: {escape(wrong[part])}">{escape(part)}</span>'
+        if part in wrong
+        else escape(part)
+        for part in parts
+    )
 
 
 def folded(summary: str, content: str) -> str:

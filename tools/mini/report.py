@@ -22,7 +22,7 @@ from reason.vocabulary import Vocabulary
 
 from . import page
 from .dataset import LIST_ONLY, MODEL, REASON_DATA, Layout
-from .lmm.grading import Grade, grade
+from .lmm.grading import Corrections, Grade, corrected_description, corrections, grade
 from .methods import CLOSED, Method, main_methods, sed_methods
 from .observer import LEVELS
 from .predictions import read_classes, read_predicted_segments, read_segments
@@ -48,7 +48,7 @@ _SEEDED = "The weights are random stand-ins: nothing on this page means anything
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image: its labels, what every shown method predicted, the model's reasons, and how right they are."""
+    """One image: its labels, what every shown method predicted, and what the model wrote about it, judged."""
 
     stem: str
     pixels: NDArray[np.uint8]
@@ -57,6 +57,7 @@ class _Seen:
     segments: Maps
     triplet: ImageTriplet
     grade: Grade
+    description: Sequence[tuple[str, Corrections]]
 
     def right(self, method: str) -> dict[int, float]:
         """Class of the image to the part of its pixels that a method gets right, in [0, 1]."""
@@ -218,6 +219,7 @@ def _pictures(layout: Layout, output: Path, methods: Sequence[Method]) -> list[_
         with Image.open(layout.images / name) as drawn:
             pixels = np.asarray(drawn.convert("RGB"))
         triplet = load_image(layout.reason_dir() / REASON_DATA / f"{stem}.json")
+        scene = render_scene(int(image["id"]), "val")
         seen.append(
             _Seen(
                 stem,
@@ -226,7 +228,8 @@ def _pictures(layout: Layout, output: Path, methods: Sequence[Method]) -> list[_
                 predictions,
                 read_predicted_segments(folders[_AFTER], stem),
                 triplet,
-                grade(render_scene(int(image["id"]), "val"), triplet),
+                grade(scene, triplet),
+                corrected_description(scene, triplet),
             )
         )
     return seen
@@ -278,9 +281,9 @@ def _picture(seen: _Seen, titles: Mapping[str, str], words: Vocabulary) -> page.
         seen.stem.replace("_", " "),
         figures,
         _difference(seen),
-        str(seen.triplet.extra.get("description", "")),
+        seen.description,
         [*verdicts, *((name, "missed") for name in judged.missed)],
-        list(seen.triplet.reasons.values()),
+        [(reason, corrections(judged, name)) for name, reason in seen.triplet.reasons.items()],
         judged.remarks,
     )
 
@@ -302,7 +305,8 @@ def _difference(seen: _Seen) -> page.Difference | None:
         f"{after[index]:.0%} with image-specific reasons"
     )
     remarks = [text for text in seen.grade.remarks if text.startswith(f"{name}:")]
-    return page.Difference(headline, after[index] > before[index], seen.triplet.reasons.get(name), remarks)
+    reason, wrong = seen.triplet.reasons.get(name), corrections(seen.grade, name)
+    return page.Difference(headline, after[index] > before[index], reason, wrong, remarks)
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

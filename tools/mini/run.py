@@ -122,10 +122,10 @@ def run(
     if segmentor is None and overrides.get("MODEL.WEIGHTS", SEEDED) != SEEDED:
         segmentor = "maft"
         print("MODEL.WEIGHTS: taken for MAFT+, which is evaluated alone; --model sed evaluates SED")
-    layout = prepare(splits=("val", "closed"))["val"]
-    if reason:
-        made = ask_model.make_reasons(layout, output / "reasons")
-        layout = replace(layout, made=made)
+    # First, since what ships may be about other images: preparing these is then an error that asks for new reasons.
+    made = ask_model.make_reasons(output / "reasons", resume=resume) if reason else None
+    layout = replace(prepare(splits=("val", "closed"))["val"], made=made)
+    if made is not None:
         print(f"\n{ask_model.compared(made)}")
     _log_to(output / "log.txt")
     of_maft = () if segmentor == "sed" else main_methods(layout)

@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maft.errors import UserError
 from reason.files import write_text
 from reason.jsonfile import JsonError, read_json
@@ -24,8 +27,14 @@ from .world import VAL_CLASSES
 FOLDER = Path(__file__).resolve().parent / "reasons"
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "lmm"
 """The model's folder."""
+VAL_IMAGES = 120
+"""How many images validation has."""
 IMAGE_FILE, GENERIC_FILE = "image.json", "generic.json"
 
+_BLOCK = 64
+"""Pixels along a side of the squares whose mean colours an image is recognised by."""
+_ROUNDING = 2
+"""By how much of 255 these may differ where another processor or version has drawn it."""
 _KEPT = ("reasoning", "image", "vocabulary", "description", "candidates")
 _ANEW = "make them anew: bash eval_reason_base.sh mini --reason, then python -m tools.mini ship-reasons"
 
@@ -48,11 +57,13 @@ def pack(folder: Path, generic: Path, target: Path = FOLDER) -> Path:
         document = image_document(load_image(path))
         origins.append(document.get("provenance", {}))
         number = int(path.stem.removeprefix("val_"))
+        scene = render_scene(number, "val")
         images[path.stem] = {
-            "digest": scene_digest(render_scene(number, "val")),
+            "digest": scene_digest(scene),
+            "colors": mean_colors(scene).tolist(),
             **{key: document[key] for key in _KEPT if key in document},
         }
-    if list(images) != [f"val_{number:04d}" for number in range(len(images))] or not images:
+    if list(images) != [f"val_{number:04d}" for number in range(VAL_IMAGES)]:
         raise UserError(
             f"{folder}: not every validation image has its file there; run bash eval_reason_base.sh mini --reason"
         )
@@ -99,7 +110,9 @@ def check_scene(stem: str, scene: Scene, triplet: ImageTriplet | None) -> ImageT
     """
     if triplet is None:
         raise UserError(f"{FOLDER / IMAGE_FILE}: has no reasons for {stem}; {_ANEW}")
-    if triplet.extra.get("digest") != scene_digest(scene):
+    colors, drawn = np.asarray(triplet.extra.get("colors", ())), mean_colors(scene)
+    alike = colors.shape == drawn.shape and np.abs(colors - drawn).max() <= _ROUNDING
+    if triplet.extra.get("digest") != scene_digest(scene) or not alike:
         raise UserError(f"{FOLDER / IMAGE_FILE}: {stem} was written about another image than is drawn now; {_ANEW}")
     return triplet
 
@@ -113,6 +126,13 @@ def scene_digest(scene: Scene) -> str:
     """Hash of what is in a scene: its segments' classes and attributes, which no rounding changes."""
     content = [[segment.class_index, sorted(segment.attributes.items())] for segment in scene.segments]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def mean_colors(scene: Scene) -> NDArray[np.int64]:
+    """(4 * 4 * 3,) int64 in [0, 255]: of squares of the image, the mean. Other drawing shows in it, rounding hardly."""
+    side = scene.image.shape[0] // _BLOCK
+    blocks = scene.image.reshape(side, _BLOCK, side, _BLOCK, 3).mean(axis=(1, 3))
+    return np.rint(blocks).astype(np.int64).reshape(-1)
 
 
 def differing(one: Mapping[str, ImageTriplet], other: Mapping[str, ImageTriplet]) -> list[str]:

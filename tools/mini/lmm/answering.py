@@ -15,19 +15,19 @@ from reason.jsonfile import JsonError, parse_json
 
 from ..world import NEW
 from .examples import Scribe, evaluated_list
-from .looks import GRID, Look, read_description
+from .looks import GRID, UNKNOWN, VAL_NAMES, Look, paired, read_description, renamed
 from .network import EMBEDDING, Shape, Weights, patches, positions, read, see
 from .pictures import Pictures
-from .training import normalised, prefix, renamed
+from .training import normalised, prefix
 
 _LONGEST = 160
 
 
 @torch.inference_mode()
 def describe(
-    weights: Weights, shape: Shape, scribe: Scribe, tokenizer: Any, pixels: np.ndarray[Any, Any], *, whole: bool
+    weights: Weights, shape: Shape, scribe: Scribe, tokenizer: Any, pixels: np.ndarray[Any, Any]
 ) -> list[list[Look]]:
-    """What the network says of images under LOOK, with the validation's vocabulary.
+    """What the network says of images under LOOK, with the validation's vocabulary and the system turn of run time.
 
     Args:
         weights: in the dtype of the arithmetic.
@@ -35,9 +35,8 @@ def describe(
         scribe: writes the question.
         tokenizer: reads the answer.
         pixels: (B, 252, 252, 3) uint8.
-        whole: with the system turn of run time; else the list of classes alone.
     """
-    system, length = prefix(weights, shape, scribe.system(evaluated_list().listed, whole=whole))
+    system, length = prefix(weights, shape, scribe.system(evaluated_list().listed, whole=True))
     tokens = see(weights, shape, patches(normalised(pixels)).to(weights[EMBEDDING].dtype))
     asked = scribe.asking()
     embedded = F.embedding(torch.tensor([asked] * len(pixels)), weights[EMBEDDING])
@@ -46,7 +45,6 @@ def describe(
     places = positions(length, scribe.image_at, len(asked) + _LONGEST)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     said = torch.zeros(len(pixels), 0, dtype=torch.int64)
-    at = len(asked)
     new = embedded
     first = 0
     while said.shape[1] < _LONGEST and not (said == end).any(dim=1).all():
@@ -55,7 +53,7 @@ def describe(
             tuple(torch.cat(pair, dim=2) for pair in zip(old, late, strict=True))
             for old, late in zip(past, made, strict=True)
         ]
-        first, at = first + new.shape[1], at + 1
+        first += new.shape[1]
         best = F.linear(hidden[:, -1], weights[EMBEDDING]).argmax(dim=-1, keepdim=True)
         said = torch.cat((said, best), dim=1)
         new = F.embedding(best, weights[EMBEDDING])
@@ -80,25 +78,24 @@ def judge(said: Sequence[Sequence[Look]], true: Sequence[Sequence[Look]]) -> dic
         true: what is there, under the names of the vocabulary.
 
     Returns:
-        "recall" and "precision" of the names of an image, "new" and "known" recall apart; "phrases": the part of the
-            things and grounds of which all is right, place included within one cell, "phrases new"; and of the things
-            found at their place the part of right values per axis.
+        "recall" and "precision" of the names of an image, "new" and "known" recall apart; "phrases known" and "phrases
+            new": the part of the things and grounds of which all is right, a thing's place within one cell; and of what
+            is said about a place the part of right values per axis.
     """
     new = {kind.name for kind in NEW}
     counts: Counter[str] = Counter()
     for looks, there in zip(said, true, strict=True):
-        names, wanted = {look.name for look in looks} - {"unknown"}, {look.name for look in there}
+        names, wanted = {look.name for look in looks} - {UNKNOWN}, {look.name for look in there}
         counts["named"] += len(names)
         counts["named right"] += len(names & wanted)
         for group, members in (("new", wanted & new), ("known", wanted - new)):
             counts[group] += len(members)
             counts[f"{group} found"] += len(members & names)
-        for look in there:
+        for look, match in zip(there, paired(looks, there), strict=True):
             group = "new" if look.name in new else "known"
-            match = next((one for one in looks if _same_place(one, look)), None)
             counts[f"phrases {group}"] += 1
-            counts[f"phrases {group} right"] += match is not None and match.attributes == look.attributes
             if match is not None:
+                counts[f"phrases {group} right"] += match.attributes == look.attributes
                 for axis, value in look.attributes.items():
                     name = f"{'thing' if look.thing else 'stuff'} {axis}"
                     counts[name] += 1
@@ -117,23 +114,11 @@ def judge(said: Sequence[Sequence[Look]], true: Sequence[Sequence[Look]]) -> dic
 
 
 def look_figures(
-    weights: Weights, shape: Shape, scribe: Scribe, tokenizer: Any, pictures: Pictures, *, whole: bool
+    weights: Weights, shape: Shape, scribe: Scribe, tokenizer: Any, pictures: Pictures
 ) -> dict[str, float]:
     """`judge` on images as validation has them."""
     said: list[list[Look]] = []
     for start in range(0, len(pictures), 40):
         pixels = np.asarray(pictures.pixels[start : start + 40])
-        said += describe(weights, shape, scribe, tokenizer, pixels, whole=whole)
-    names = evaluated_list().names
-    return judge(said, [renamed(looks, names) for looks in pictures.looks])
-
-
-def _same_place(one: Look, other: Look) -> bool:
-    if one.thing != other.thing:
-        return False
-    if one.cell is None or other.cell is None:
-        return (
-            one.attributes["color"] == other.attributes["color"]
-            or one.attributes["pattern"] == other.attributes["pattern"]
-        )
-    return max(abs(a - b) for a, b in zip(one.cell, other.cell, strict=True)) <= 1
+        said += describe(weights, shape, scribe, tokenizer, pixels)
+    return judge(said, [renamed(looks, VAL_NAMES) for looks in pictures.looks])

@@ -8,9 +8,11 @@ from reason.triplets import ImageTriplet, Reason
 
 from ..scenes import Scene, Segment
 from ..world import PART_PHRASES, VAL_CLASSES, values_of
-from .looks import Look, read_description
+from .looks import VAL_NAMES, Look, describe_scene, paired, read_description
 
 CLASSES = {entry.name: entry for entry in VAL_CLASSES}
+Corrections = dict[str, str]
+"""Words of a sentence that are wrong, and what should stand there."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,38 @@ def read_reason(thing: bool, reason: Reason) -> dict[str, str]:
             if said:
                 found.setdefault(axis, said[0])
     return found
+
+
+def corrected_description(scene: Scene, triplet: ImageTriplet) -> list[tuple[str, Corrections]]:
+    """The sentences of LOOK, each with what is wrong in it; all of it, where it speaks of nothing that is there.
+
+    A description that is not altogether made of sentences that can be read comes back as it is.
+    """
+    text, said, true = str(triplet.extra.get("description") or ""), described(triplet), describe_scene(scene, VAL_NAMES)
+    if text != " ".join(look.sentence for look in said):
+        return [(text, {})]
+    matches = {id(match): look for look, match in zip(true, paired(said, true), strict=True) if match is not None}
+    sentences: list[tuple[str, Corrections]] = []
+    for look in said:
+        there = matches.get(id(look))
+        if there is None:
+            sentences.append((look.sentence, {look.sentence: "nothing that is there"}))
+            continue
+        pairs = [(look.attributes[axis], there.attributes[axis], axis) for axis in look.attributes]
+        wrong = {_wording(axis, one): _wording(axis, other) for one, other, axis in pairs if one != other}
+        names = {look.name: there.name} if look.name != there.name else {}
+        sentences.append((look.sentence, wrong | names))
+    return sentences
+
+
+def corrections(graded: Grade, name: str) -> Corrections:
+    """What is wrong in the reason of a class; what it leaves out has no words to be marked."""
+    wrong = graded.wrong.get(name, {})
+    return {_wording(axis, said): _wording(axis, true) for axis, (true, said) in wrong.items() if said}
+
+
+def _wording(axis: str, value: str) -> str:
+    return PART_PHRASES[value] if axis == "part" else value
 
 
 def described(triplet: ImageTriplet) -> list[Look]:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..scenes import SIDE, Scene
-from ..world import KINDS, PART_PHRASES, Kind, kind_with, reason_phrases, values_of
+from ..world import KINDS, PART_PHRASES, VAL_CLASSES, Kind, kind_with, reason_phrases, values_of
 
 GRID = 9
 """Image tokens along a side: 256 pixels become 252, of which a token has 28."""
 
 UNKNOWN = "unknown"
+VAL_NAMES: Mapping[str, str] = {entry.kind.name: entry.name for entry in VAL_CLASSES}
+"""What the validation vocabulary calls each kind, by the kind's own name."""
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _PARTS = {phrase: part for part, phrase in PART_PHRASES.items()}
@@ -88,10 +90,21 @@ def describe_scene(scene: Scene, names: Mapping[str, str]) -> list[Look]:
     for segment in scene.segments:
         if segment.thing:
             x, y, width, height = segment.box
-            cell = _cell(y + height / 2), _cell(x + width / 2)
+            cell = cell_of(y + height / 2), cell_of(x + width / 2)
             attributes = {axis: segment.attributes[axis] for axis in values_of(True)}
             things.append(Look(True, attributes, cell, name_of(segment.kind, names)))
     return looks + sorted(things, key=_raster)
+
+
+def mirrored(looks: Sequence[Look]) -> list[Look]:
+    """What is said of the mirrored image."""
+    turned = [one if one.cell is None else replace(one, cell=(one.cell[0], GRID - 1 - one.cell[1])) for one in looks]
+    return sorted(turned, key=_raster)
+
+
+def renamed(looks: Sequence[Look], names: Mapping[str, str]) -> list[Look]:
+    """The same under the names of a vocabulary."""
+    return [replace(look, name=names.get(look.name, look.name)) for look in looks]
 
 
 def imagine(rng: np.random.Generator, names: Mapping[str, str], *, exact: float, misread: float) -> list[Look]:
@@ -116,6 +129,17 @@ def imagine(rng: np.random.Generator, names: Mapping[str, str], *, exact: float,
     return sorted(looks, key=_raster)
 
 
+def disguised(rng: np.random.Generator, names: Mapping[str, str]) -> list[Look]:
+    """An imagined world in which nothing looks as its name says: what it looks like can only be read.
+
+    Args:
+        rng: what it is drawn from.
+        names: as `describe_scene`.
+    """
+    looks = imagine(rng, names, exact=1.0, misread=0.0)
+    return [replace(look, attributes=_free(rng, look.thing)) for look in looks]
+
+
 def description(looks: Sequence[Look]) -> str:
     """The text of LOOK."""
     return " ".join(look.sentence for look in looks)
@@ -135,6 +159,26 @@ def read_description(text: str) -> list[Look]:
     return [look for _, look in sorted(found, key=lambda pair: pair[0])]
 
 
+def paired(said: Sequence[Look], true: Sequence[Look]) -> list[Look | None]:
+    """What was said of each of those that are there; each saying once.
+
+    Of what is said about a place (of a thing, the cell of its middle or one beside it; of grounds, any), the one with
+    most values right; None where nothing is.
+    """
+    left, found = list(said), list[Look | None]()
+    for look in true:
+        near = [one for one in left if _near(one, look)]
+        best = max(
+            near,
+            key=lambda one: sum(one.attributes[axis] == look.attributes[axis] for axis in look.attributes),
+            default=None,
+        )
+        if best is not None:
+            left.remove(best)
+        found.append(best)
+    return found
+
+
 def candidates(looks: Sequence[Look], listed: Sequence[str]) -> list[str]:
     """What NAME answers: the names of the description that are in the list, each once."""
     known = set(listed)
@@ -152,6 +196,11 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
+def cell_of(pixel: float) -> int:
+    """The row or column of the grid that a place along a side lies in, in pixels of the drawn image."""
+    return min(GRID - 1, int(pixel * GRID / SIDE))
+
+
 def name_of(kind: Kind | None, names: Mapping[str, str]) -> str:
     """What a kind is called; `UNKNOWN` for none."""
     return UNKNOWN if kind is None else names.get(kind.name, kind.name)
@@ -161,7 +210,7 @@ def _imagined(
     rng: np.random.Generator, thing: bool, exact: float, misread: float
 ) -> tuple[Kind | None, Mapping[str, str]]:
     axes = values_of(thing)
-    free = {axis: str(rng.choice(values)) for axis, values in axes.items()}
+    free = _free(rng, thing)
     draw = rng.random()
     if draw >= exact + misread:
         return kind_with(thing, free), free
@@ -176,9 +225,15 @@ def _imagined(
     return kind, attributes
 
 
+def _free(rng: np.random.Generator, thing: bool) -> dict[str, str]:
+    return {axis: str(rng.choice(values)) for axis, values in values_of(thing).items()}
+
+
+def _near(one: Look, other: Look) -> bool:
+    if one.cell is None or other.cell is None:
+        return one.cell is other.cell
+    return max(abs(a - b) for a, b in zip(one.cell, other.cell, strict=True)) <= 1
+
+
 def _raster(look: Look) -> tuple[int, int]:
     return (-1, 0) if look.cell is None else look.cell
-
-
-def _cell(pixel: float) -> int:
-    return min(GRID - 1, int(pixel * GRID / SIDE))

@@ -27,6 +27,8 @@ VISION, TEXT = "model.visual", "model.language_model"
 EMBEDDING = f"{TEXT}.embed_tokens.weight"
 PATCH_EMBEDDING = f"{VISION}.patch_embed.proj.weight"
 PATCH, MERGE = 14, 2
+WINDOW = 3
+"""Side of a window of the vision tower's attention in image tokens, a divisor of `GRID`."""
 SIDE = GRID * PATCH * MERGE
 """Pixels along a side of an image as the model sees it."""
 
@@ -40,8 +42,7 @@ class Shape:
     Attributes:
         vocabulary: tokens.
         vision_width, vision_layers, vision_inner: of the vision tower; its heads have 32 channels each.
-        vision_full: the layers whose attention spans the image; that of the others spans windows of `window` tokens.
-        window: side of a window in image tokens, a divisor of `GRID`.
+        vision_full: the layers whose attention spans the image; that of the others spans windows of `WINDOW` tokens.
         width, layers, inner: of the text tower; its heads have 32 channels each.
         theta: base of the text tower's rotary frequencies. With the usual million, rows and columns of a grid of 9 turn
             by hardly any angle.
@@ -53,7 +54,6 @@ class Shape:
     vision_layers: int = 4
     vision_inner: int = 256
     vision_full: tuple[int, ...] = (1, 3)
-    window: int = 3
     width: int = 128
     layers: int = 5
     inner: int = 384
@@ -74,8 +74,8 @@ def patches(images: Tensor) -> Tensor:
     Returns:
         (B, 324, 3 * 14 * 14).
     """
-    batch, windows, inside = images.shape[0], GRID // 3, 3
-    cut = images.reshape(batch, 3, windows, inside, MERGE, PATCH, windows, inside, MERGE, PATCH)
+    batch, windows = images.shape[0], GRID // WINDOW
+    cut = images.reshape(batch, 3, windows, WINDOW, MERGE, PATCH, windows, WINDOW, MERGE, PATCH)
     return cut.permute(0, 2, 6, 3, 7, 4, 8, 1, 5, 9).reshape(batch, (GRID * MERGE) ** 2, 3 * PATCH**2)
 
 
@@ -101,7 +101,7 @@ def see(weights: Weights, shape: Shape, pixels: Tensor) -> Tensor:
         query, key = turned
         if layer not in shape.vision_full:
             query, key, value = (
-                part.reshape(*part.shape[:2], -1, (shape.window * MERGE) ** 2, HEAD) for part in (query, key, value)
+                part.reshape(*part.shape[:2], -1, (WINDOW * MERGE) ** 2, HEAD) for part in (query, key, value)
             )
         mixed = _attend(query, key, value, None).reshape(batch, width // HEAD, count, HEAD)
         hidden = hidden + _linear(mixed.transpose(1, 2).reshape(batch, count, width), weights, f"{at}.attn.proj")
@@ -222,7 +222,7 @@ def _rotate(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 @cache
 def _raster_order() -> Tensor:
     """(81,) int64: where the token of each cell stands among those in the order of windows."""
-    cells = torch.arange(GRID**2).view(GRID // 3, GRID // 3, 3, 3)
+    cells = torch.arange(GRID**2).view(GRID // WINDOW, GRID // WINDOW, WINDOW, WINDOW)
     return cells.permute(0, 2, 1, 3).reshape(-1)
 
 
@@ -231,7 +231,7 @@ def _vision_rotation() -> tuple[Tensor, Tensor]:
     """Cosine and sine (324, 16) of the patches, a half by rows and a half by columns."""
     side = GRID * MERGE
     grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
-    planes = grid.view(2, 3, 3, MERGE, 3, 3, MERGE).permute(0, 1, 4, 2, 5, 3, 6).reshape(2, side**2)
+    planes = grid.view(2, *(GRID // WINDOW, WINDOW, MERGE) * 2).permute(0, 1, 4, 2, 5, 3, 6).reshape(2, side**2)
     frequencies = 1e4 ** -(torch.arange(0, HEAD // 2, 2) / (HEAD // 2))
     angles = (planes[..., None] * frequencies).permute(1, 0, 2).reshape(side**2, HEAD // 2)
     return angles.cos(), angles.sin()

@@ -10,8 +10,8 @@ import io
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reason.bars import Bar
+from reason.files import write_text
 from reason.runs.images import encode_image
 
 from ..scenes import SIDE as DRAWN
 from ..scenes import Scene, dev_scene, lmm_training_scene
 from ..world import STUFF_VALUES, THING_VALUES
-from .looks import GRID, Look, describe_scene
+from .looks import GRID, Look, cell_of, describe_scene
 from .network import SIDE
 
 HEADS: Mapping[str, tuple[str, ...]] = {
@@ -77,8 +78,7 @@ def as_seen(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def answers_of(scene: Scene) -> NDArray[np.int8]:
     """(81, heads) int8: what is in the middle of every token's cell, row by row."""
-    step = DRAWN / GRID
-    places = ((np.arange(GRID) + 0.5) * step).astype(int)
+    places = ((np.arange(GRID) + 0.5) * DRAWN / GRID).astype(int)
     ids = scene.panoptic[np.ix_(places, places)].reshape(-1)
     found = np.full((GRID**2, len(HEADS)), -1, dtype=np.int8)
     found[:, 1] = 0
@@ -91,8 +91,7 @@ def answers_of(scene: Scene) -> NDArray[np.int8]:
                 found[cells, head] = values.index(segment.attributes[name.split()[1]])
         if segment.thing:
             x, y, width, height = segment.box
-            row, column = (min(GRID - 1, int(middle / step)) for middle in (y + height / 2, x + width / 2))
-            found[row * GRID + column, 1] = 1
+            found[cell_of(y + height / 2) * GRID + cell_of(x + width / 2), 1] = 1
     return found
 
 
@@ -114,28 +113,21 @@ def _draw(folder: Path, count: int, stream: str) -> None:
     jobs = [(stream, number) for number in range(count)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         drawn = pool.imap(_drawn, jobs, chunksize=32)
-        for number, (image, answer, said) in enumerate(
-            Bar(drawn, total=count, desc=f"drawing, {stream}", unit="image")
-        ):
+        bar = Bar(drawn, total=count, desc=f"drawing, {stream}", unit="image")
+        for number, (image, answer, said) in enumerate(bar):
             pixels[number], answers[number] = image, answer
             looks.append(said)
     pixels.flush()
     np.save(folder / "answers.npy", answers)
-    aside = folder / "looks.json.part"
-    aside.write_text(json.dumps(looks), encoding="utf-8")
-    aside.replace(folder / "looks.json")
+    write_text(folder / "looks.json", json.dumps(looks))  # last: where it is, all is
 
 
 def _drawn(job: tuple[str, int]) -> tuple[NDArray[np.uint8], NDArray[np.int8], list[dict[str, Any]]]:
     stream, number = job
     scene = lmm_training_scene(number) if stream == "lmm" else dev_scene(number)
-    looks = [
-        {"thing": one.thing, "attributes": dict(one.attributes), "cell": one.cell, "name": one.name}
-        for one in describe_scene(scene, {})
-    ]
-    return as_seen(scene.image), answers_of(scene), looks
+    return as_seen(scene.image), answers_of(scene), [asdict(look) for look in describe_scene(scene, {})]
 
 
 def _look(entry: Mapping[str, Any]) -> Look:
-    cell: Sequence[int] | None = entry["cell"]
-    return Look(entry["thing"], entry["attributes"], None if cell is None else (cell[0], cell[1]), entry["name"])
+    cell = entry["cell"]
+    return Look(**{**entry, "cell": None if cell is None else (cell[0], cell[1])})

@@ -12,9 +12,10 @@ from reason.triplets import ImageTriplet, Reason
 from ..scenes import Scene, Segment
 from ..world import VAL_CLASSES, values_of
 from .grading import CLASSES, Grade, described, grade, present, read_reason
-from .looks import Look, reason_of
+from .looks import VAL_NAMES, Look, describe_scene, paired, reason_of
 
 Step = Literal["LOOK", "NAME", "REASON"]
+_STEPS: tuple[Step, ...] = ("LOOK", "NAME", "REASON")
 Swap = Literal["look", "name", "reason", "all"]
 SWAPS: Mapping[Swap, str] = {
     "look": "LOOK true: whatever was misread or overlooked is put right, with its name and reason",
@@ -90,21 +91,20 @@ def figures(judged: Iterable[tuple[Scene, ImageTriplet, Judged]]) -> dict[str, f
     Returns:
         "recall" and "precision" of classes; "recall seen", "… synonym", "… new", "… varying"; "attributes" of the
         rightly named, and by axis; "phrases known", "phrases new": grounds and things of which LOOK says every value
-        right; "named after a right phrase": of these, the classes that are among the candidates; and "LOOK", "NAME",
-        "REASON": errors that go back to them, "missed LOOK" and so on.
+        right, things within one cell of their place; "named after a right phrase": of these, the classes that are among
+        the candidates; and "LOOK", "NAME", "REASON": errors that go back to them, "missed LOOK" and so on.
     """
     counts: Counter[str] = Counter()
     for scene, triplet, one in judged:
         _count_classes(counts, one.grade)
-        looks = described(triplet)
-        for name, segments in present(scene).items():
-            group = "new" if CLASSES[name].group == "new" else "known"
-            for segment in segments:
-                seen = any(_shows(look, segment) for look in looks)
-                counts[f"phrases {group}"] += 1
-                counts[f"phrases {group} right"] += seen
-                counts["named after a right phrase"] += seen
-                counts["named after a right phrase right"] += seen and name in triplet.reasons
+        true = describe_scene(scene, VAL_NAMES)
+        for look, said in zip(true, paired(described(triplet), true), strict=True):
+            group = "new" if CLASSES[look.name].group == "new" else "known"
+            right = said is not None and said.attributes == look.attributes
+            counts[f"phrases {group}"] += 1
+            counts[f"phrases {group} right"] += right
+            counts["named after a right phrase"] += right
+            counts["named after a right phrase right"] += right and look.name in triplet.reasons
         for kind, steps in (
             ("missed", one.missed.values()),
             ("added", one.added.values()),
@@ -119,9 +119,6 @@ def figures(judged: Iterable[tuple[Scene, ImageTriplet, Judged]]) -> dict[str, f
     }
     errors = {f"{kind} {step}": counts[f"{kind} {step}"] for kind in ("missed", "added", "misread") for step in _STEPS}
     return found | {name: float(count) for name, count in errors.items()}
-
-
-_STEPS: tuple[Step, ...] = ("LOOK", "NAME", "REASON")
 
 
 def _count_classes(counts: Counter[str], graded: Grade) -> None:

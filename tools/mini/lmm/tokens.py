@@ -6,52 +6,20 @@ embedding: the words of prompts and answers are one token each.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
-from reason.asking.prompts import PromptSet, load_prompts
+from reason.asking.prompts import load_prompts
 from reason.names import VocabularyNames
 
 from ..world import KINDS, vocabulary
+from .folder import SPECIAL, as_qwen
 from .looks import candidates, compact, description, imagine, reason_of, reasons
 
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 ENTRIES = 1536
 ATTRIBUTES = (3, 3)
 """Least and largest number of attributes that the model is asked for."""
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string -%}
-{{ message.content }}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == "text" -%}
-{{ part.text }}
-{%- elif "image" in part.type -%}
-<|vision_start|><|image_pad|><|vision_end|>
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%}
-"""
-"""Turns as the published models write them; there is no system turn but a given one."""
 
 _CONVERSATIONS = 1500
 
@@ -70,26 +38,7 @@ def build_tokenizer() -> Any:
         vocab_size=ENTRIES - len(SPECIAL), initial_alphabet=_alphabet(), show_progress=False, min_frequency=2
     )
     trained.train_from_iterator(_texts(), trainer)
-    model = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(pair) for pair in model["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL]})
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def class_list(names: list[str]) -> str:
-    """The classes as the prompts list them."""
-    return "\n".join(names)
-
-
-def system_prompts(prompts: PromptSet, names: list[str]) -> tuple[str, str]:
-    """The system turns for images and for generic reasons."""
-    return prompts.image_system(names, "json", ATTRIBUTES), prompts.generic_system(names, "json", ATTRIBUTES)
+    return as_qwen(trained)
 
 
 def _alphabet() -> list[str]:
@@ -103,7 +52,8 @@ def _texts() -> list[str]:
     prompts = load_prompts()
     lines = list(VocabularyNames.of(vocabulary("val")).lines)
     names = [name for kind in KINDS for name in (kind.name, kind.synonym) if name]
-    texts = [*system_prompts(prompts, lines), prompts.image_look(), prompts.image_name()]
+    texts = [write(lines, "json", ATTRIBUTES) for write in (prompts.image_system, prompts.generic_system)]
+    texts += [prompts.image_look(), prompts.image_name()]
     texts += [prompts.image_reason(names), *(prompts.generic_reason(name) for name in names)]
     texts = texts * 40
     rng = np.random.default_rng(0)
@@ -112,6 +62,6 @@ def _texts() -> list[str]:
         looks = imagine(rng, chosen, exact=0.7, misread=0.1)
         named = candidates(looks, list(chosen.values()))
         texts += [compact({"description": description(looks)}), compact({"classes": named})]
-        texts += [compact(reasons(looks, named)), class_list([str(name) for name in rng.permutation(names)])]
+        texts += [compact(reasons(looks, named)), "\n".join(rng.permutation(names))]
     texts += [compact(reason_of(kind.thing, kind.attributes)) for kind in KINDS]
     return texts

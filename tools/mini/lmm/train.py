@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import pickle
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from maft.errors import UserError, run_command, run_process
-from maft.files import user_path
+from maft.files import replacing, user_path
 from reason.bars import Bar
 
 from .answering import look_figures
@@ -37,15 +38,14 @@ from .tokens import build_tokenizer
 from .training import HEAD_BIAS, HEAD_WEIGHT, Mixture, Step, head_sizes
 from .weights import export, new_weights
 
-logger = logging.getLogger(__name__)
-
+CHECKPOINT = "checkpoint.pt"
 _RECORD, _LOOK, _SAVE = 20, 200, 100
 """Steps between records of the losses, looks at the images for choices, and checkpoints."""
 
 _DEV = 80
 """How many images for choices are looked at."""
 
-SIGHT = Mixture(images=32, talks=0, definitions=0, whole_prompt=0.0)
+SIGHT = Mixture(images=32, talks=0, recitals=0, definitions=0, whole_prompt=0.0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Recipe:
         seed: of weights, and of what every step shows; the images are always the same.
         pictures: different images.
         sight_steps, steps: of the vision tower alone, and of all.
-        images, talks, definitions: what a step of all shows a process, see `Mixture`.
+        images, talks, recitals, definitions: what a step of all shows a process, see `Mixture`.
         matrices: learning rate of matrices (Muon).
         others: of embeddings, biases and norms (AdamW).
         warmup: steps at the start of either part.
@@ -69,9 +69,10 @@ class Recipe:
     seed: int = 0
     pictures: int = 16000
     sight_steps: int = 400
-    steps: int = 1800
+    steps: int = 2000
     images: int = 24
     talks: int = 6
+    recitals: int = 4
     definitions: int = 3
     matrices: float = 0.015
     others: float = 1.5e-3
@@ -95,7 +96,7 @@ class Recipe:
             return SIGHT
         late = step >= self.sight_steps + self.steps * (1 - self.late)
         whole = self.whole_late if late else self.whole_early
-        return Mixture(self.images, self.talks, self.definitions, whole)
+        return Mixture(self.images, self.talks, self.recitals, self.definitions, whole)
 
 
 class Trainer:
@@ -148,7 +149,7 @@ class Trainer:
         mixture = recipe.mixture(step)
         whole = bool(np.random.default_rng((recipe.seed, step)).random() < mixture.whole_prompt)
         cast = {name: tensor.to(torch.bfloat16) for name, tensor in self.weights.items()}
-        loss, parts = Step(self.shape, self.scribe, self.pictures, mixture).loss(cast, rng, whole)
+        loss, parts = Step(self.shape, self.scribe, self.pictures, mixture).loss(cast, rng, whole=whole)
         loss.backward()
         self._share_gradients()
         for optimizer in self.optimizers:
@@ -173,7 +174,7 @@ class Trainer:
         """How good its descriptions of images like those of validation are, with the system turn of run time."""
         assert self.dev is not None
         cast = {name: tensor.detach().to(torch.bfloat16) for name, tensor in self.weights.items()}
-        figures = look_figures(cast, self.shape, self.scribe, self.tokenizer, self.dev, whole=True)
+        figures = look_figures(cast, self.shape, self.scribe, self.tokenizer, self.dev)
         return {name: round(value, 3) for name, value in figures.items()}
 
     def _fresh(self) -> dict[str, Tensor]:
@@ -190,13 +191,12 @@ class Trainer:
             "weights": {name: tensor.detach() for name, tensor in self.weights.items()},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        aside = self.output / "checkpoint.pt.part"
-        torch.save(state, aside)
-        aside.replace(self.output / "checkpoint.pt")
+        with replacing(self.output / CHECKPOINT) as stream:
+            torch.save(state, stream)
 
     def load(self) -> None:
         """Go on where a run was interrupted."""
-        state = torch.load(self.output / "checkpoint.pt", weights_only=True)
+        state = read_checkpoint(self.output / CHECKPOINT)
         with torch.no_grad():
             for name, tensor in state["weights"].items():
                 self.weights[name].copy_(tensor)
@@ -232,25 +232,40 @@ def train(recipe: Recipe, output: Path, *, processes: int = 2, resume: bool = Fa
         recipe: how.
         output: the folder; images lie beside it.
         processes: how many work side by side, a thread each.
-        resume: go on from its checkpoint.
+        resume: go on from its checkpoint, or begin where it has none yet.
         until: stop after this step; None: after the last one, when the model is written.
 
     Raises:
-        UserError: it holds a run already, another one, or none to go on with.
+        UserError: it holds a run already, or another one, or its checkpoint is damaged.
     """
-    checkpoint = output / "checkpoint.pt"
+    checkpoint = output / CHECKPOINT
     if checkpoint.is_file() and not resume:
         raise UserError(f"{output}: holds a training already; add --resume to go on, or choose another --output")
-    if checkpoint.is_file() and torch.load(checkpoint, weights_only=True)["recipe"] != asdict(recipe):
+    if checkpoint.is_file() and read_checkpoint(checkpoint)["recipe"] != asdict(recipe):
         raise UserError(f"{output}: holds a training with other settings; choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     training_pictures(output.parent / "lmm_pictures", recipe.pictures)
     if recipe.steps >= _LOOK:
         dev_pictures(output.parent / "lmm_pictures", _DEV)
     last = recipe.sight_steps + recipe.steps
-    address = f"file://{(output / f'meeting-{time.time_ns()}').resolve()}"
-    work: tuple[Any, ...] = (processes, recipe, output, address, checkpoint.is_file(), until or last)
-    mp.start_processes(_work, work, nprocs=processes, start_method="spawn")
+    with tempfile.TemporaryDirectory() as place:  # where the processes find each other
+        work: tuple[Any, ...] = (
+            *(processes, recipe, output, f"file://{place}/meeting"),
+            *(checkpoint.is_file(), until or last),
+        )
+        mp.start_processes(_work, work, nprocs=processes, start_method="spawn")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Trainer.save` kept.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return dict(torch.load(path, weights_only=True))
+    except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: no checkpoint ({str(error).splitlines()[0]}); delete it to begin anew") from error
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ from torch.nn import functional as F
 
 from ..world import KINDS
 from .examples import ClassList, Example, Scribe, draw_list
-from .looks import GRID, Look, imagine
+from .looks import GRID, Look, disguised, imagine, mirrored, renamed
 from .network import EMBEDDING, KeysValues, Shape, Weights, patches, positions, read, see
 from .pictures import HEADS, Pictures
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """As the processor of the published models normalises."""
+
+System = tuple[KeysValues, int]
+"""Keys and values of a system turn, and its length."""
 
 HEAD_WEIGHT, HEAD_BIAS = "heads.weight", "heads.bias"
 """Of the questions that are asked of every image token beside; thrown away in the end."""
@@ -35,17 +38,20 @@ class Mixture:
     Attributes:
         images: how many are looked at.
         talks: conversations about imagined worlds, in front of images that have nothing to do with them.
+        recitals: such conversations in which nothing looks as its name says, of which only REASON is learnt.
         definitions: generic questions.
         whole_prompt: how often the system turn is that of run time; else the list of classes alone.
-        heads, talking, defining: weights of these losses beside that of looking.
+        heads, talking, reciting, defining: weights of these losses beside that of looking.
     """
 
     images: int
     talks: int
+    recitals: int
     definitions: int
     whole_prompt: float
     heads: float = 0.3
     talking: float = 1.0
+    reciting: float = 1.0
     defining: float = 0.3
 
 
@@ -76,81 +82,59 @@ def normalised(pixels: np.ndarray[Any, Any], rng: np.random.Generator | None = N
     return (images - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
 
 
-def mirrored(looks: Sequence[Look]) -> list[Look]:
-    """What is said of the mirrored image."""
-    turned = [
-        look if look.cell is None else Look(True, look.attributes, (look.cell[0], GRID - 1 - look.cell[1]), look.name)
-        for look in looks
-    ]
-    return sorted(turned, key=lambda look: (-1, 0) if look.cell is None else look.cell)
-
-
-def renamed(looks: Sequence[Look], names: Mapping[str, str]) -> list[Look]:
-    """The same under the names of a vocabulary."""
-    return [Look(look.thing, look.attributes, look.cell, names.get(look.name, look.name)) for look in looks]
-
-
 class Step:
     """Computes the loss of a step."""
 
     def __init__(self, shape: Shape, scribe: Scribe, pictures: Pictures, mixture: Mixture) -> None:
         self.shape, self.scribe, self.pictures, self.mixture = shape, scribe, pictures, mixture
 
-    def loss(
-        self, weights: Weights, rng: np.random.Generator, whole: bool | None = None
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, weights: Weights, rng: np.random.Generator, *, whole: bool) -> tuple[Tensor, dict[str, float]]:
         """The weighted loss, and its parts.
 
         Args:
             weights: in the dtype of the arithmetic, with `HEAD_WEIGHT` and `HEAD_BIAS`.
             rng: what the step is drawn from.
-            whole: whether the system turn is that of run time; None: as often as the mixture says.
+            whole: whether the system turn is that of run time; else it is the list of classes alone.
         """
         mixture = self.mixture
         classes = draw_list(rng)
-        if whole is None:
-            whole = bool(rng.random() < mixture.whole_prompt)
-        dtype = weights[EMBEDDING].dtype
-        tokens, answers, looks = self._look_at(weights, rng, dtype)
+        tokens, answers, looks = self._look_at(weights, rng)
         losses = {"heads": _head_loss(weights, tokens, answers)}
         if mixture.talks:
-            system, length = self._system(weights, classes, whole)
+            system = prefix(weights, self.shape, self.scribe.system(classes.listed, whole=whole))
             looking = [self.scribe.looking(renamed(one, classes.names), rng) for one in looks]
-            losses["look"] = self._said(weights, looking, tokens, system, length)
+            losses["look"] = self._said(weights, looking, tokens, system)
             others = torch.roll(tokens.detach(), 1, dims=0)
             worlds = [imagine(rng, classes.names, exact=_EXACT, misread=_MISREAD) for _ in range(mixture.talks)]
             talking = [self.scribe.talking(world, classes.listed) for world in worlds]
-            losses["talk"] = self._said(weights, talking, others[: mixture.talks], system, length)
+            losses["talk"] = self._said(weights, talking, others[: mixture.talks], system)
+            worlds = [disguised(rng, classes.names) for _ in range(mixture.recitals)]
+            reciting = [self.scribe.reciting(world, classes.listed) for world in worlds]
+            losses["recite"] = self._said(weights, reciting, others[-mixture.recitals :], system)
         if mixture.definitions:
             losses["define"] = self._definition_loss(weights, classes, rng, whole)
-        shares = {"heads": mixture.heads, "look": 1.0, "talk": mixture.talking, "define": mixture.defining}
+        shares = {"heads": mixture.heads, "look": 1.0, "talk": mixture.talking, "recite": mixture.reciting}
+        shares["define"] = mixture.defining
         total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _look_at(
-        self, weights: Weights, rng: np.random.Generator, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, list[list[Look]]]:
+    def _look_at(self, weights: Weights, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[list[Look]]]:
         """Image tokens (B, 81, width), answers (B, 81, heads) and what is to be said of some images, some mirrored."""
         places = np.sort(rng.integers(len(self.pictures), size=self.mixture.images))
         flips = rng.random(len(places)) < 0.5
         pixels = np.stack([self.pictures.pixels[place] for place in places])
         pixels[flips] = pixels[flips, :, ::-1]
-        answers = torch.from_numpy(self.pictures.answers[places]).view(-1, GRID, GRID, len(HEADS)).clone()
-        answers[torch.from_numpy(flips)] = answers[torch.from_numpy(flips)].flip(2)
+        answers = self.pictures.answers[places].reshape(-1, GRID, GRID, len(HEADS))
+        answers[flips] = answers[flips, :, ::-1]
         looks = [
             mirrored(self.pictures.looks[place]) if flip else self.pictures.looks[place]
             for place, flip in zip(places, flips, strict=True)
         ]
-        tokens = see(weights, self.shape, patches(normalised(pixels, rng)).to(dtype))
-        return tokens, answers.flatten(1, 2), looks
+        tokens = see(weights, self.shape, patches(normalised(pixels, rng)).to(weights[EMBEDDING].dtype))
+        return tokens, torch.from_numpy(answers).flatten(1, 2), looks
 
-    def _system(self, weights: Weights, classes: ClassList, whole: bool) -> tuple[KeysValues, int]:
-        return prefix(weights, self.shape, self.scribe.system(classes.listed, whole=whole))
-
-    def _said(
-        self, weights: Weights, examples: Sequence[Example], tokens: Tensor, system: KeysValues, length: int
-    ) -> Tensor:
-        return said_loss(weights, self.shape, examples, (system, length), (tokens, self.scribe.image_at))
+    def _said(self, weights: Weights, examples: Sequence[Example], tokens: Tensor, system: System) -> Tensor:
+        return said_loss(weights, self.shape, examples, system, (tokens, self.scribe.image_at))
 
     def _definition_loss(self, weights: Weights, classes: ClassList, rng: np.random.Generator, whole: bool) -> Tensor:
         kinds = [KINDS[int(place)] for place in rng.integers(len(KINDS), size=self.mixture.definitions)]
@@ -159,7 +143,7 @@ class Step:
         return said_loss(weights, self.shape, examples, prefix(weights, self.shape, system), None)
 
 
-def prefix(weights: Weights, shape: Shape, ids: Sequence[int]) -> tuple[KeysValues, int]:
+def prefix(weights: Weights, shape: Shape, ids: Sequence[int]) -> System:
     """Keys and values of what all sequences of a batch begin with, and its length."""
     tokens = F.embedding(torch.tensor([ids]), weights[EMBEDDING])
     return read(weights, shape, tokens, positions(0, None, len(ids)))[1], len(ids)
@@ -169,7 +153,7 @@ def said_loss(
     weights: Weights,
     shape: Shape,
     examples: Sequence[Example],
-    system: tuple[KeysValues, int],
+    system: System,
     image: tuple[Tensor, int] | None,
 ) -> Tensor:
     """Cross entropy of what is to be said, weighted.
@@ -199,7 +183,7 @@ def said_loss(
     logits = F.linear(hidden[rows, columns], weights[EMBEDDING]).float()
     losses = F.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
     share = shares[rows, columns + 1]
-    return (losses * share).sum() / share.sum()
+    return (losses * share).sum() / share.sum().clamp(min=1.0)  # conversations that name nothing teach nothing
 
 
 def _head_loss(weights: Weights, tokens: Tensor, answers: Tensor) -> Tensor:
@@ -210,7 +194,7 @@ def _head_loss(weights: Weights, tokens: Tensor, answers: Tensor) -> Tensor:
     places = torch.stack((cells // GRID, cells % GRID), dim=-1).expand(len(tokens), -1, -1)
     answers = torch.cat((answers.long(), places), dim=-1)
     losses = [
-        F.cross_entropy(part.flatten(0, 1), answers[..., head].flatten().long(), ignore_index=-1)
+        F.cross_entropy(part.flatten(0, 1), answers[..., head].flatten(), ignore_index=-1)
         for head, part in enumerate(parts)
     ]
     return torch.stack(losses).mean()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network import HEAD, MERGE, PATCH, PATCH_EMBEDDING, SIDE, Shape
-from .tokens import CHAT_TEMPLATE
+from .folder import save_folder, token_numbers
+from .network import HEAD, MERGE, PATCH, PATCH_EMBEDDING, SIDE, WINDOW, Shape
 
 _CONTEXT = 8192
 
@@ -47,13 +47,10 @@ def build_config(shape: Shape, tokenizer: Any) -> Any:
             "out_hidden_size": shape.width,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
-            "window_size": shape.window * PATCH * MERGE,
+            "window_size": WINDOW * PATCH * MERGE,
             "fullatt_block_indexes": list(shape.vision_full),
         },
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
+        **token_numbers(tokenizer),
         tie_word_embeddings=True,
     )
     config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
@@ -86,13 +83,7 @@ def export(weights: Mapping[str, Tensor], shape: Shape, tokenizer: Any, folder: 
         tokenizer: its tokenizer.
         folder: where to.
     """
-    from transformers import (
-        GenerationConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration(build_config(shape, tokenizer))
     entries = dict(weights)
@@ -102,13 +93,4 @@ def export(weights: Mapping[str, Tensor], shape: Shape, tokenizer: Any, folder: 
     if unexpected or missing != ["lm_head.weight"]:
         raise RuntimeError(f"other weights than transformers': {missing} missing, {unexpected} unexpected")
     model.tie_weights()
-    model = model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        eos_token_id=model.config.text_config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
-    pixels = {"min_pixels": 4 * (PATCH * MERGE) ** 2, "max_pixels": SIDE**2}
-    images = Qwen2VLImageProcessor(**pixels)
-    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template=CHAT_TEMPLATE)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    images.save_pretrained(folder)  # preprocessor_config.json, as the published models have it
+    save_folder(model.to(torch.bfloat16), tokenizer, folder, max_pixels=SIDE**2, sample=False)
