@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
+from PIL import Image
 from torch import nn
 
 from maft.errors import USER_ERRORS, UserError
@@ -57,7 +58,7 @@ def evaluate(
         mapper: turns a record into an input; it runs in the loader's workers. The input keeps "file_name".
         evaluator: makes records of outputs and metrics of records.
         output_dir: the folder of this data set's results, on a disk that all ranks share.
-        batch_size: images a forward pass and rank.
+        batch_size: images a forward pass and rank; of several, images of one size come together.
         num_workers: loader processes a rank.
         resume: reuse a finished journal too.
         fingerprint: part ("config", "weights", "triplets", "code") to hash; a change starts the evaluation over.
@@ -82,6 +83,8 @@ def evaluate(
             earlier = open_journal(output_dir, header, len(records), resume=resume)
         header, done = comm.all_gather((header, set(earlier)))[0]  # what the main rank says goes for all
         remaining = [record for key, record in zip(keys, records, strict=True) if key not in done]
+        if batch_size > 1:  # images of one size share a pass through the network
+            remaining.sort(key=_size)
         start = time.monotonic()
         entries = []
         with JournalWriter(output_dir, header, comm.get_rank()) as journal:
@@ -110,6 +113,15 @@ def _image_keys(dataset_name: str, records: Sequence[Record]) -> list[str]:
     if twice:
         raise UserError(f"{dataset_name}: lists {twice[0]} more than once; remove the duplicate")
     return keys
+
+
+def _size(record: Record) -> tuple[int, int]:
+    """(width, height) by the file's header; an unreadable one is reported when its image is loaded."""
+    try:
+        with Image.open(record["file_name"]) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return (0, 0)
 
 
 def _records_of(entries: Mapping[str, Entry], keys: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from maft.errors import UserError
 from maft.evaluation.journal import read_journal
+from maft.evaluation.loop import evaluate
 from maft.evaluation.results import results_folder
 from reason.triplets import TripletError
 
@@ -252,3 +253,39 @@ def test_no_images_and_a_doubled_image_are_user_errors(data, tmp_path):
                 output_dir=tmp_path,
                 fingerprint={},
             )
+
+
+class Nothing:
+    """An evaluator that looks at nothing."""
+
+    what = "nothing"
+
+    def process_one(self, inputs, outputs):
+        return {}
+
+    def summarise(self, records):
+        return {"images": len(records)}
+
+
+def test_images_of_one_size_share_a_batch(tmp_path):
+    records = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (28, 20) if number % 2 else (20, 28)).save(path)
+        records.append({"file_name": str(path)})
+    batches = []
+
+    class Network(scene.nn.Module):
+        def forward(self, inputs):
+            batches.append([tuple(one["image"].shape[-2:]) for one in inputs])
+            return [{} for _ in inputs]
+
+    def mapper(record):
+        with Image.open(record["file_name"]) as image:
+            return {**record, "image": scene.torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)}
+
+    found = evaluate(
+        Network(), "sizes", records, mapper, Nothing(), output_dir=tmp_path / "out", batch_size=3, fingerprint={}
+    )
+    assert found["metrics"] == {"images": 6}
+    assert sorted(batches) == [[(20, 28)] * 3, [(28, 20)] * 3]

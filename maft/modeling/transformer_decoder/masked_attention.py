@@ -59,11 +59,16 @@ class CrossAttention(nn.Module):
         self, queries: Tensor, query_positions: Tensor, cells: Tensor, positions: Tensor, forbidden: Tensor
     ) -> Tensor:
         """(B, Q, width) onto (B, N, width) cells; `forbidden` (B, Q, N) is True where a query may not look."""
-        per_head = forbidden.repeat_interleave(self.multihead_attn.num_heads, dim=0)
-        attended, _ = self.multihead_attn(
-            queries + query_positions, cells + positions, cells, attn_mask=per_head, need_weights=False
+        attention = self.multihead_attn
+        inputs = (queries + query_positions, cells + positions, cells)
+        projections = zip(inputs, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+        query, key, value = (
+            F.linear(x, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in projections
         )
-        return self.norm(queries + attended)
+        # One mask for all heads, which nn.MultiheadAttention takes only as a copy for each.
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=~forbidden[:, None])
+        return self.norm(queries + attention.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
 class FeedForward(nn.Module):

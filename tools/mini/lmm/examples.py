@@ -15,7 +15,7 @@ import numpy as np
 
 from reason.asking.prompts import load_prompts
 
-from ..world import KINDS, PART_PHRASES, SEEN, STUFF_VALUES, THING_VALUES, VAL_CLASSES, Kind
+from ..world import KINDS, SEEN, VAL_CLASSES, Kind
 from .looks import GRID, UNKNOWN, VAL_NAMES, Look, candidates, compact, description, reason_of, reasons
 from .tokens import ATTRIBUTES
 
@@ -94,9 +94,6 @@ class Scribe:
         self._opening = self._ids("<|im_start|>user\n<|vision_start|>")
         look = f"<|vision_end|>{self._prompts.image_look()}"
         self._alike = {one: ids for words in _ALIKE for ids in [self._ids(words)] for one in ids}
-        values = [value for axes in (THING_VALUES, STUFF_VALUES) for some in axes.values() for value in some]
-        words = {word for value in values for word in PART_PHRASES.get(value, value).split()} - {"a"}
-        self._values = {one for word in words for one in self._ids(f" {word}")}
         self._look = [
             *self._opening,
             *[self._image] * GRID**2,
@@ -147,37 +144,21 @@ class Scribe:
 
     def talking(self, looks: Sequence[Look], listed: Sequence[str]) -> Example:
         """A whole conversation in front of an image that has nothing to do with it; what can be seen weighs nothing."""
-        return self._conversation(looks, listed, _CALLED, _NAMED)
-
-    def reciting(self, looks: Sequence[Look], listed: Sequence[str]) -> Example:
-        """The same, of which only the values of REASON are learnt: where names say nothing, from the description alone.
-
-        Without it, REASON partly recalled what a class looks like in place of reading it: of 67 wrong values, 28
-        were colours of classes whose colour varies (docs/mini_lmm.md).
-        """
-        example = self._conversation(looks, listed, 0.0, 0.0)
-        values = [
-            weight if one in self._values else 0.0 for one, weight in zip(example.ids, example.weights, strict=True)
-        ]
-        return Example(example.ids, values)
+        ids, weights = self._description(looks, 0.0, _CALLED)
+        ids, weights = [*self._look, *ids], [*[0.0] * len(self._look), *weights]
+        named = candidates(looks, listed)
+        self._ask(ids, weights, self._prompts.image_name())
+        self._answer(ids, weights, compact({"classes": named}), _NAMED)
+        if named:
+            self._ask(ids, weights, self._prompts.image_reason(named))
+            self._answer(ids, weights, compact(reasons(looks, named)), _REASONED)
+        return Example(ids, weights)
 
     def defining(self, kind: Kind, name: str) -> Example:
         """The generic question about a class."""
         ids = self._ids(f"<|im_start|>user\n{self._prompts.generic_reason(name)}<|im_end|>\n<|im_start|>assistant\n")
         weights = [0.0] * len(ids)
         self._answer(ids, weights, compact(reason_of(kind.thing, kind.attributes)), 1.0)
-        return Example(ids, weights)
-
-    def _conversation(self, looks: Sequence[Look], listed: Sequence[str], called: float, asked: float) -> Example:
-        """LOOK, NAME and REASON, where names in the description weigh one thing and the answer to NAME another."""
-        ids, weights = self._description(looks, 0.0, called)
-        ids, weights = [*self._look, *ids], [*[0.0] * len(self._look), *weights]
-        named = candidates(looks, listed)
-        self._ask(ids, weights, self._prompts.image_name())
-        self._answer(ids, weights, compact({"classes": named}), asked)
-        if named:
-            self._ask(ids, weights, self._prompts.image_reason(named))
-            self._answer(ids, weights, compact(reasons(looks, named)), _REASONED)
         return Example(ids, weights)
 
     def _ids(self, text: str) -> list[int]:

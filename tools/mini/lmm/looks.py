@@ -129,17 +129,6 @@ def imagine(rng: np.random.Generator, names: Mapping[str, str], *, exact: float,
     return sorted(looks, key=_raster)
 
 
-def disguised(rng: np.random.Generator, names: Mapping[str, str]) -> list[Look]:
-    """An imagined world in which nothing looks as its name says: what it looks like can only be read.
-
-    Args:
-        rng: what it is drawn from.
-        names: as `describe_scene`.
-    """
-    looks = imagine(rng, names, exact=1.0, misread=0.0)
-    return [replace(look, attributes=_free(rng, look.thing)) for look in looks]
-
-
 def description(looks: Sequence[Look]) -> str:
     """The text of LOOK."""
     return " ".join(look.sentence for look in looks)
@@ -210,7 +199,7 @@ def _imagined(
     rng: np.random.Generator, thing: bool, exact: float, misread: float
 ) -> tuple[Kind | None, Mapping[str, str]]:
     axes = values_of(thing)
-    free = _free(rng, thing)
+    free = {axis: str(rng.choice(values)) for axis, values in axes.items()}
     draw = rng.random()
     if draw >= exact + misread:
         return kind_with(thing, free), free
@@ -223,10 +212,6 @@ def _imagined(
         # What has come to look just like another kind is that one to anybody.
         kind = kind_with(thing, attributes) or kind
     return kind, attributes
-
-
-def _free(rng: np.random.Generator, thing: bool) -> dict[str, str]:
-    return {axis: str(rng.choice(values)) for axis, values in values_of(thing).items()}
 
 
 def _near(one: Look, other: Look) -> bool:

@@ -45,7 +45,7 @@ _RECORD, _LOOK, _SAVE = 20, 200, 100
 _DEV = 80
 """How many images for choices are looked at."""
 
-SIGHT = Mixture(images=32, talks=0, recitals=0, definitions=0, whole_prompt=0.0)
+SIGHT = Mixture(images=32, talks=0, definitions=0, whole_prompt=0.0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Recipe:
         seed: of weights, and of what every step shows; the images are always the same.
         pictures: different images.
         sight_steps, steps: of the vision tower alone, and of all.
-        images, talks, recitals, definitions: what a step of all shows a process, see `Mixture`.
+        images, talks, definitions: what a step of all shows a process, see `Mixture`.
         matrices: learning rate of matrices (Muon).
         others: of embeddings, biases and norms (AdamW).
         warmup: steps at the start of either part.
@@ -69,10 +69,9 @@ class Recipe:
     seed: int = 0
     pictures: int = 16000
     sight_steps: int = 400
-    steps: int = 2000
+    steps: int = 1800
     images: int = 24
     talks: int = 6
-    recitals: int = 4
     definitions: int = 3
     matrices: float = 0.015
     others: float = 1.5e-3
@@ -96,7 +95,7 @@ class Recipe:
             return SIGHT
         late = step >= self.sight_steps + self.steps * (1 - self.late)
         whole = self.whole_late if late else self.whole_early
-        return Mixture(self.images, self.talks, self.recitals, self.definitions, whole)
+        return Mixture(self.images, self.talks, self.definitions, whole)
 
 
 class Trainer:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..world import KINDS
 from .examples import ClassList, Example, Scribe, draw_list
-from .looks import GRID, Look, disguised, imagine, mirrored, renamed
+from .looks import GRID, Look, imagine, mirrored, renamed
 from .network import EMBEDDING, KeysValues, Shape, Weights, patches, positions, read, see
 from .pictures import HEADS, Pictures
 
@@ -38,20 +38,17 @@ class Mixture:
     Attributes:
         images: how many are looked at.
         talks: conversations about imagined worlds, in front of images that have nothing to do with them.
-        recitals: such conversations in which nothing looks as its name says, of which only REASON is learnt.
         definitions: generic questions.
         whole_prompt: how often the system turn is that of run time; else the list of classes alone.
-        heads, talking, reciting, defining: weights of these losses beside that of looking.
+        heads, talking, defining: weights of these losses beside that of looking.
     """
 
     images: int
     talks: int
-    recitals: int
     definitions: int
     whole_prompt: float
     heads: float = 0.3
     talking: float = 1.0
-    reciting: float = 1.0
     defining: float = 0.3
 
 
@@ -108,13 +105,9 @@ class Step:
             worlds = [imagine(rng, classes.names, exact=_EXACT, misread=_MISREAD) for _ in range(mixture.talks)]
             talking = [self.scribe.talking(world, classes.listed) for world in worlds]
             losses["talk"] = self._said(weights, talking, others[: mixture.talks], system)
-            worlds = [disguised(rng, classes.names) for _ in range(mixture.recitals)]
-            reciting = [self.scribe.reciting(world, classes.listed) for world in worlds]
-            losses["recite"] = self._said(weights, reciting, others[-mixture.recitals :], system)
         if mixture.definitions:
             losses["define"] = self._definition_loss(weights, classes, rng, whole)
-        shares = {"heads": mixture.heads, "look": 1.0, "talk": mixture.talking, "recite": mixture.reciting}
-        shares["define"] = mixture.defining
+        shares = {"heads": mixture.heads, "look": 1.0, "talk": mixture.talking, "define": mixture.defining}
         total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -183,7 +176,7 @@ def said_loss(
     logits = F.linear(hidden[rows, columns], weights[EMBEDDING]).float()
     losses = F.cross_entropy(logits, ids[rows, columns + 1], reduction="none")
     share = shares[rows, columns + 1]
-    return (losses * share).sum() / share.sum().clamp(min=1.0)  # conversations that name nothing teach nothing
+    return (losses * share).sum() / share.sum()
 
 
 def _head_loss(weights: Weights, tokens: Tensor, answers: Tensor) -> Tensor:
