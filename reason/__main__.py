@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 
-def run() -> NoReturn:
+def run() -> None:
     """Run the command line and end the process with its exit status."""
     try:
         from reason.cli.main import main

@@ -106,7 +106,7 @@ if [ ${#segmentor[@]} -gt 0 ] && [ ${#reasoning[@]} -gt 0 ]; then
   reasoning_log="$(mktemp)"
   run_tests .venv-reason/bin/python "${words[@]}" "${reasoning[@]}" >"$reasoning_log" 2>&1 &
   reasoning_pid=$!
-  niceness=5
+  niceness=2
 fi
 check ruff "$python" -m ruff check .
 mypy_log="$(mktemp)"
