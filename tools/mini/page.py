@@ -145,7 +145,8 @@ def picture(content: Picture) -> str:
         f"<p><b>Describe.</b> {description}</p><p><b>Name.</b> {names or 'nothing'}</p>"
         f"<p><b>Give the reasons.</b></p><dl>{reasons}</dl>"
     )
-    errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors) or "<p>No error.</p>"
+    errors = "".join(f'<p class="wrong">{escape(text)}</p>' for text in content.errors)
+    errors = errors or "<p>No error in classes and reasons.</p>"
     rows = " two-rows" if len(content.figures) > _ONE_ROW else ""
     return (
         f'<div class="picture"><h3>{escape(content.title)}</h3><div class="figures{rows}">{figures}</div>'
