@@ -16,11 +16,11 @@ OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNAB
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep up to 2 GiB that is free, for the rest of the process.
+    """Let glibc's malloc keep what is freed, up to 2 GiB at the end of its heap, for the rest of the process.
 
     By default it takes every block above some megabytes from the system and gives it back when it is freed; the system
-    then clears its pages anew for every tensor of every layer. On a CPU that was 11% of an image's time in float32, 18%
-    in bfloat16 (docs/performance.md). The peak stays what it was, within 4%.
+    then clears its pages anew for every tensor of every layer. On a CPU that was 12% of an image's processor seconds
+    in float32, 18% in bfloat16 (docs/performance.md). The peak stays what it was, within 4%.
 
     Returns:
         Whether it does so: not where malloc is another one than glibc's, or where one of `OWN_SETTINGS` is set.

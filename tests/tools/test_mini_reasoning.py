@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maft.errors import UserError
@@ -134,6 +135,10 @@ def test_what_ships_is_about_the_images_that_are_drawn() -> None:
             UserError, match=f"{stem} was written about another image than is drawn now; make them anew"
         ):
             shipped_reasons.check_scene(stem, render_scene(number + 1, "val"), triplets[stem])
+    nearly = np.clip(drawn.image.astype(int) + 1, 0, 255).astype(np.uint8)
+    assert shipped_reasons.check_scene(stem, replace(drawn, image=nearly), triplets[stem]) == triplet
+    with pytest.raises(UserError, match=f"{stem} was written about another image"):
+        shipped_reasons.check_scene(stem, replace(drawn, image=drawn.image[::-1]), triplets[stem])
     with pytest.raises(UserError, match="has no reasons for val_0120"):
         shipped_reasons.check_scene("val_0120", render_scene(120, "val"), None)
     assert list(load_generic(shipped_reasons.FOLDER / "generic.json")) == LISTED
